@@ -1,0 +1,1 @@
+//! btauth/1: signed HTTP requests between neurons.
