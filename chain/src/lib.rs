@@ -1,0 +1,29 @@
+//! A client for the Bittensor chain: wallets' hotkeys, the metagraph, axons, weights.
+//!
+//! Nothing about a runtime is compiled in: calls, storage layouts and error names are looked up in the metadata that
+//! the chain itself serves, so a runtime upgrade needs no release. The crate knows nothing of scoring or of HTTP.
+
+pub mod axon;
+pub mod client;
+mod error;
+mod feed;
+pub mod metagraph;
+mod network;
+mod preflight;
+mod rpc;
+mod signed;
+mod storage;
+mod transactions;
+pub mod wallet;
+pub mod weights;
+
+pub use axon::{Axon, AxonRefused};
+pub use client::{Chain, Head};
+pub use error::{BlockHash, ChainError};
+pub use metagraph::{Hyperparameters, Metagraph, Neuron};
+pub use network::{BadNetwork, ChainConfig, Network};
+pub use preflight::{Preflight, ServeFacts, WeightFacts, check_serve, check_weights};
+pub use signed::{PoolRefusal, SubmitError};
+pub use transactions::{Served, WeightsSet};
+pub use wallet::{WalletError, WalletPaths};
+pub use weights::BadWeights;

@@ -1,0 +1,238 @@
+//! What a hotkey does on the chain: announce an axon, set weights.
+
+use common::{BlockNumber, Keypair, Netuid, Uid};
+use subxt::dynamic::Value;
+use subxt::ext::scale_decode::DecodeAsType;
+use subxt::ext::scale_value::Composite;
+
+use crate::axon::{Axon, AxonFields};
+use crate::client::Chain;
+use crate::error::{BlockHash, ChainError};
+use crate::metagraph::{read_rules, total_stakes};
+use crate::preflight::{Preflight, ServeFacts, WeightFacts, check_serve, check_weights};
+use crate::signed::{Call, Included, SubmitError};
+use crate::storage::{At, Key as _, PALLET};
+
+/// What became of an announcement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Served {
+    /// The chain has this axon already.
+    Skipped,
+    /// The chain has it since this finalized block.
+    Submitted { block: BlockNumber, hash: BlockHash, extrinsic: BlockHash },
+}
+
+/// Weights that are proven to be on the chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WeightsSet {
+    /// The finalized block that they were set in.
+    pub block: BlockNumber,
+    pub hash: BlockHash,
+    pub extrinsic: BlockHash,
+    /// As the chain stores them.
+    pub weights: Vec<(Uid, u16)>,
+}
+
+/// When an axon was announced, beside what was announced.
+#[derive(DecodeAsType)]
+#[decode_as_type(crate_path = "subxt::ext::scale_decode")]
+struct Announced {
+    block: u64,
+}
+
+impl Chain {
+    /// Announces where the hotkey of `keypair` serves, unless the chain knows already. Returns when the announcement is
+    /// in a finalized block and has been read back.
+    pub async fn serve_axon(
+        &self,
+        netuid: Netuid,
+        axon: Axon,
+        keypair: &Keypair,
+    ) -> Result<Served, SubmitError> {
+        let _one_at_a_time = self.signing().lock().await;
+        let at = self.newest_at().await?;
+        let (facts, announced) = serve_facts(&at, netuid, keypair).await?;
+        if announced == Some(axon.to_fields()) {
+            return Ok(Served::Skipped);
+        }
+        check_serve(&facts, &axon)?;
+        let AxonFields { version, ip, port, ip_type, protocol } = axon.to_fields();
+        let call = call(
+            "serve_axon",
+            [
+                ("netuid", netuid.key()),
+                ("version", Value::u128(version.into())),
+                ("ip", Value::u128(ip)),
+                ("port", Value::u128(port.into())),
+                ("ip_type", Value::u128(ip_type.into())),
+                ("protocol", Value::u128(protocol.into())),
+                ("placeholder1", Value::u128(0)),
+                ("placeholder2", Value::u128(0)),
+            ],
+        );
+        let Included { block, hash, extrinsic } = self.submit(&call, keypair).await?;
+        let at = self.at_block(block, hash).await?;
+        let (_, announced) = serve_facts(&at, netuid, keypair).await?;
+        if announced != Some(axon.to_fields()) {
+            return Err(SubmitError::NotApplied { extrinsic, block });
+        }
+        Ok(Served::Submitted { block, hash, extrinsic })
+    }
+
+    /// Sets the weights of the hotkey of `keypair`, as [`encode`](crate::weights::encode) makes them, on a subnet without
+    /// commit-reveal. Returns when they are in a finalized block and have been read back.
+    ///
+    /// `version_key` is the version of the validator's rules, not a counter.
+    pub async fn set_weights(
+        &self,
+        netuid: Netuid,
+        weights: &[(Uid, u16)],
+        version_key: u64,
+        keypair: &Keypair,
+    ) -> Result<WeightsSet, SubmitError> {
+        let _one_at_a_time = self.signing().lock().await;
+        let at = self.newest_at().await?;
+        let facts = weight_facts(&at, netuid, keypair).await?;
+        check_weights(&facts, weights, version_key)?;
+        // The check is passed only with a uid.
+        let Some(uid) = facts.uid else {
+            return Err(Preflight::NotRegistered { netuid, hotkey: facts.hotkey }.into());
+        };
+        let numbers = |numbers: Vec<u16>| {
+            Value::unnamed_composite(numbers.into_iter().map(|n| Value::u128(n.into())))
+        };
+        let call = call(
+            "set_weights",
+            [
+                ("netuid", netuid.key()),
+                ("dests", numbers(weights.iter().map(|(uid, _)| uid.0).collect())),
+                ("weights", numbers(weights.iter().map(|(_, weight)| *weight).collect())),
+                ("version_key", Value::u128(version_key.into())),
+            ],
+        );
+        let Included { block, hash, extrinsic } = self.submit(&call, keypair).await?;
+        let at = self.at_block(block, hash).await?;
+        let stored = at.weights(netuid, uid).await?;
+        let rules = read_rules(&at, netuid).await?;
+        if rules.last_update(uid) != block || !same_ratios(weights, &stored) {
+            return Err(SubmitError::NotApplied { extrinsic, block });
+        }
+        Ok(WeightsSet { block, hash, extrinsic, weights: stored })
+    }
+
+    /// What decides whether the hotkey of `keypair` may set weights now, for [`check_weights`].
+    pub async fn weight_facts(
+        &self,
+        netuid: Netuid,
+        keypair: &Keypair,
+    ) -> Result<WeightFacts, SubmitError> {
+        weight_facts(&self.newest_at().await?, netuid, keypair).await
+    }
+
+    /// The newest block, which includes our own transactions that are not final yet.
+    async fn newest_at(&self) -> Result<At, ChainError> {
+        let connection = self.connection().await?;
+        let block = connection.best().await?;
+        Ok(At::new(connection, block))
+    }
+
+    async fn at_block(&self, number: BlockNumber, hash: BlockHash) -> Result<At, ChainError> {
+        let connection = self.connection().await?;
+        let block = connection.at(hash.into(), number.0).await?;
+        Ok(At::new(connection, block))
+    }
+}
+
+fn call<const N: usize>(name: &str, arguments: [(&str, Value); N]) -> Call {
+    Call::new(PALLET, name, Composite::named(arguments))
+}
+
+async fn serve_facts(
+    at: &At,
+    netuid: Netuid,
+    keypair: &Keypair,
+) -> Result<(ServeFacts, Option<AxonFields>), SubmitError> {
+    let hotkey = keypair.hotkey();
+    let mut batch = at.batch("reading the announced axon");
+    let exists = batch.add("NetworksAdded", [netuid.key()])?;
+    let uid = batch.add("Uids", [netuid.key(), hotkey.key()])?;
+    let axon = batch.add("Axons", [netuid.key(), hotkey.key()])?;
+    let limit = batch.add("ServingRateLimit", [netuid.key()])?;
+    let found = batch.fetch().await?;
+    if !found.get_or_default::<bool>(exists)? {
+        return Err(Preflight::NoSubnet(netuid).into());
+    }
+    let facts = ServeFacts {
+        netuid,
+        hotkey,
+        next_block: BlockNumber(at.block().block_number() + 1),
+        registered: found.get::<u16>(uid)?.is_some(),
+        serving_rate_limit: found.get_or_default(limit)?,
+        last_served: BlockNumber(
+            found.get::<Announced>(axon)?.map_or(0, |announced| announced.block),
+        ),
+    };
+    Ok((facts, found.get(axon)?))
+}
+
+async fn weight_facts(
+    at: &At,
+    netuid: Netuid,
+    keypair: &Keypair,
+) -> Result<WeightFacts, SubmitError> {
+    let hotkey = keypair.hotkey();
+    let rules = read_rules(at, netuid).await?;
+    if !rules.exists {
+        return Err(Preflight::NoSubnet(netuid).into());
+    }
+    let mut batch = at.batch("reading the hotkey's registration");
+    let uid = batch.add("Uids", [netuid.key(), hotkey.key()])?;
+    let uid = batch.fetch().await?.get::<u16>(uid)?.map(Uid);
+    let stakes = total_stakes(at, netuid, rules.neurons.into()).await?;
+    let stake_rao =
+        stakes.zip(uid).and_then(|(stakes, uid)| stakes.get(usize::from(uid.0)).copied());
+    Ok(WeightFacts {
+        netuid,
+        hotkey,
+        next_block: BlockNumber(at.block().block_number() + 1),
+        uid,
+        neurons: rules.neurons,
+        commit_reveal_enabled: rules.params.commit_reveal_enabled,
+        weights_rate_limit: rules.params.weights_rate_limit,
+        last_update: uid.map_or(BlockNumber(0), |uid| rules.last_update(uid)),
+        weights_version: rules.params.weights_version,
+        min_allowed_weights: rules.params.min_allowed_weights,
+        max_weights_limit: rules.params.max_weights_limit,
+        validator_permit: uid.is_some_and(|uid| rules.has_permit(uid)),
+        is_owner: rules.owner == Some(hotkey),
+        stake_rao,
+        stake_threshold_rao: rules.stake_threshold_rao,
+        next_epoch: rules.next_epoch,
+    })
+}
+
+/// Whether the chain stores what was sent. It scales weights so that the largest is 65535, rounding in its own way.
+fn same_ratios(sent: &[(Uid, u16)], stored: &[(Uid, u16)]) -> bool {
+    let largest = sent.iter().map(|(_, weight)| *weight).max().unwrap_or(0).max(1);
+    let scale = f64::from(u16::MAX) / f64::from(largest);
+    sent.len() == stored.len()
+        && sent.iter().zip(stored).all(|((uid, weight), (stored_uid, stored_weight))| {
+            uid == stored_uid
+                && (f64::from(*weight) * scale - f64::from(*stored_weight)).abs() <= 1.0
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stored_weights_prove_only_what_was_sent() {
+        let sent = [(Uid(1), 30_000), (Uid(4), 10_000)];
+        assert!(same_ratios(&sent, &[(Uid(1), 65535), (Uid(4), 21845)]));
+        assert!(!same_ratios(&sent, &[(Uid(1), 65535), (Uid(5), 21845)]));
+        assert!(!same_ratios(&sent, &[(Uid(1), 65535), (Uid(4), 21000)]));
+        assert!(!same_ratios(&sent, &[(Uid(1), 65535)]));
+        assert!(same_ratios(&[(Uid(0), 65535)], &[(Uid(0), 65535)]));
+    }
+}
