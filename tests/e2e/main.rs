@@ -1,2 +1,4 @@
 //! The real services against each other and against golden vectors, in one binary: each binary that links mistral.rs
 //! costs half a minute and 100 MB.
+
+mod conformance_common;
