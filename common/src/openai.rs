@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -37,7 +38,7 @@ impl BadRequest {
 }
 
 /// What both request kinds share.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct Parameters {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f64>,
@@ -82,7 +83,7 @@ pub struct StreamOptions {
 }
 
 /// The body of `POST /v1/chat/completions`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ChatRequest {
     pub model: String,
     pub messages: Vec<Message>,
@@ -91,7 +92,7 @@ pub struct ChatRequest {
 }
 
 /// The body of `POST /v1/completions`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct CompletionRequest {
     pub model: String,
     pub prompt: String,
@@ -140,7 +141,9 @@ pub fn model_of(body: &[u8]) -> Result<TaskId, BadRequest> {
         model: String,
     }
     let Model { model } = parse_json(body)?;
-    model.parse().map_err(|_| BadRequest::of("model", format!("the model `{}` is not served here", short(&model))))
+    model.parse().map_err(|_| {
+        BadRequest::of("model", format!("the model `{}` is not served here", short(&model)))
+    })
 }
 
 /// Reads a request.
@@ -148,24 +151,31 @@ pub fn model_of(body: &[u8]) -> Result<TaskId, BadRequest> {
 /// # Errors
 /// A [`BadRequest`] that names the parameter: wrong JSON, wrong types, values out of range, unknown parameters.
 pub fn parse(kind: Kind, body: &[u8], limits: Limits) -> Result<Asked, BadRequest> {
-    let (model, prompt, parameters) = match kind {
+    let mut fields = Fields(parse_json(body)?);
+    let model: String = fields.required("model")?;
+    let prompt = match kind {
         Kind::Chat => {
-            let request: ChatRequest = parse_json(body)?;
-            if request.messages.is_empty() {
-                return Err(BadRequest::of("messages", "`messages` must hold at least one message"));
+            let messages: Vec<Message> = fields.required("messages")?;
+            if messages.is_empty() {
+                return Err(BadRequest::of(
+                    "messages",
+                    "`messages` must hold at least one message",
+                ));
             }
-            (request.model, Prompt::Chat(request.messages), request.parameters)
+            Prompt::Chat(messages)
         }
         Kind::Completion => {
-            let request: CompletionRequest = parse_json(body)?;
-            if request.prompt.is_empty() {
+            let prompt: String = fields.required("prompt")?;
+            if prompt.is_empty() {
                 return Err(BadRequest::of("prompt", "`prompt` must not be empty"));
             }
-            (request.model, Prompt::Text(request.prompt), request.parameters)
+            Prompt::Text(prompt)
         }
     };
-    let task =
-        model.parse().map_err(|_| BadRequest::of("model", format!("the model `{}` is not served here", short(&model))))?;
+    let parameters = fields.parameters()?;
+    let task = model.parse().map_err(|_| {
+        BadRequest::of("model", format!("the model `{}` is not served here", short(&model)))
+    })?;
     let prompt_bytes = match &prompt {
         Prompt::Chat(messages) => messages.iter().map(|message| message.content.len()).sum(),
         Prompt::Text(text) => text.len(),
@@ -173,34 +183,96 @@ pub fn parse(kind: Kind, body: &[u8], limits: Limits) -> Result<Asked, BadReques
     if prompt_bytes > limits.max_prompt_bytes {
         return Err(BadRequest::of(
             if kind == Kind::Chat { "messages" } else { "prompt" },
-            format!("the prompt has {prompt_bytes} bytes, this model takes at most {}", limits.max_prompt_bytes),
+            format!(
+                "the prompt has {prompt_bytes} bytes, this model takes at most {}",
+                limits.max_prompt_bytes
+            ),
         ));
     }
     parameters.read(task, prompt, kind, limits)
 }
 
+/// A request's fields, taken one by one.
+///
+/// Not by a derived `Deserialize` with a flattened rest: once anything in the program turns on arbitrary precision in
+/// `serde_json`, as Substrate does, numbers no longer pass through a flattened struct. This also names what is wrong.
+struct Fields(BTreeMap<String, Value>);
+
+impl Fields {
+    fn optional<T: DeserializeOwned>(&mut self, name: &str) -> Result<Option<T>, BadRequest> {
+        match self.0.remove(name) {
+            None => Ok(None),
+            Some(value) => serde_json::from_value(value)
+                .map_err(|error| BadRequest::of(name, format!("`{name}` is not valid: {error}"))),
+        }
+    }
+
+    fn required<T: DeserializeOwned>(&mut self, name: &str) -> Result<T, BadRequest> {
+        self.optional(name)?
+            .ok_or_else(|| BadRequest::of(name, format!("`{name}` is missing")))
+    }
+
+    fn parameters(mut self) -> Result<Parameters, BadRequest> {
+        Ok(Parameters {
+            temperature: self.optional("temperature")?,
+            top_p: self.optional("top_p")?,
+            max_tokens: self.optional("max_tokens")?,
+            max_completion_tokens: self.optional("max_completion_tokens")?,
+            stop: self.optional("stop")?,
+            seed: self.optional("seed")?,
+            stream: self.optional("stream")?,
+            stream_options: self.optional("stream_options")?,
+            logprobs: self.optional("logprobs")?,
+            top_logprobs: self.optional("top_logprobs")?,
+            other: self.0,
+        })
+    }
+}
+
 impl Parameters {
-    fn read(self, task: TaskId, prompt: Prompt, kind: Kind, limits: Limits) -> Result<Asked, BadRequest> {
+    fn read(
+        self,
+        task: TaskId,
+        prompt: Prompt,
+        kind: Kind,
+        limits: Limits,
+    ) -> Result<Asked, BadRequest> {
         self.refuse_unknown()?;
         let temperature = self.temperature.unwrap_or(1.0);
         if !(0.0..=2.0).contains(&temperature) {
-            return Err(BadRequest::of("temperature", format!("`temperature` must be between 0 and 2, got {temperature}")));
+            return Err(BadRequest::of(
+                "temperature",
+                format!("`temperature` must be between 0 and 2, got {temperature}"),
+            ));
         }
         let top_p = self.top_p.unwrap_or(1.0);
         if !(top_p > 0.0 && top_p <= 1.0) {
-            return Err(BadRequest::of("top_p", format!("`top_p` must be above 0 and at most 1, got {top_p}")));
+            return Err(BadRequest::of(
+                "top_p",
+                format!("`top_p` must be above 0 and at most 1, got {top_p}"),
+            ));
         }
         let max_tokens = match (self.max_completion_tokens, self.max_tokens) {
             (Some(_), Some(_)) => {
-                return Err(BadRequest::of("max_tokens", "give `max_tokens` or `max_completion_tokens`, not both"));
+                return Err(BadRequest::of(
+                    "max_tokens",
+                    "give `max_tokens` or `max_completion_tokens`, not both",
+                ));
             }
             (Some(max), None) | (None, Some(max)) => max,
             (None, None) => limits.max_tokens,
         };
         if max_tokens == 0 || max_tokens > limits.max_tokens {
             return Err(BadRequest::of(
-                if self.max_completion_tokens.is_some() { "max_completion_tokens" } else { "max_tokens" },
-                format!("`max_tokens` must be between 1 and {}, got {max_tokens}", limits.max_tokens),
+                if self.max_completion_tokens.is_some() {
+                    "max_completion_tokens"
+                } else {
+                    "max_tokens"
+                },
+                format!(
+                    "`max_tokens` must be between 1 and {}, got {max_tokens}",
+                    limits.max_tokens
+                ),
             ));
         }
         let (logprobs, top_logprobs) = self.read_logprobs(kind)?;
@@ -234,7 +306,10 @@ impl Parameters {
                 _ => value.is_null(),
             };
             if !harmless {
-                return Err(BadRequest::of(name, format!("the parameter `{}` is not supported", short(name))));
+                return Err(BadRequest::of(
+                    name,
+                    format!("the parameter `{}` is not supported", short(name)),
+                ));
             }
         }
         Ok(())
@@ -246,19 +321,31 @@ impl Parameters {
                 let wanted = match &self.logprobs {
                     None | Some(Value::Null) => false,
                     Some(Value::Bool(wanted)) => *wanted,
-                    Some(_) => return Err(BadRequest::of("logprobs", "`logprobs` must be true or false")),
+                    Some(_) => {
+                        return Err(BadRequest::of("logprobs", "`logprobs` must be true or false"));
+                    }
                 };
                 if self.top_logprobs.is_some() && !wanted {
-                    return Err(BadRequest::of("top_logprobs", "`top_logprobs` needs `logprobs`: true"));
+                    return Err(BadRequest::of(
+                        "top_logprobs",
+                        "`top_logprobs` needs `logprobs`: true",
+                    ));
                 }
                 wanted.then(|| self.top_logprobs.unwrap_or(0))
             }
             Kind::Completion => match &self.logprobs {
                 None | Some(Value::Null) => None,
-                Some(number) => match number.as_u64().and_then(|number| u8::try_from(number).ok()) {
-                    Some(number) => Some(number),
-                    None => return Err(BadRequest::of("logprobs", "`logprobs` must be a number from 0 to 20")),
-                },
+                Some(number) => {
+                    match number.as_u64().and_then(|number| u8::try_from(number).ok()) {
+                        Some(number) => Some(number),
+                        None => {
+                            return Err(BadRequest::of(
+                                "logprobs",
+                                "`logprobs` must be a number from 0 to 20",
+                            ));
+                        }
+                    }
+                }
             },
         };
         match top {
@@ -288,8 +375,10 @@ fn read_stop(stop: Option<Stop>) -> Result<Vec<String>, BadRequest> {
 }
 
 fn parse_json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, BadRequest> {
-    serde_json::from_slice(body)
-        .map_err(|error| BadRequest { message: format!("the body is not a valid request: {error}"), param: None })
+    serde_json::from_slice(body).map_err(|error| BadRequest {
+        message: format!("the body is not a valid request: {error}"),
+        param: None,
+    })
 }
 
 fn short(text: &str) -> String {
@@ -307,7 +396,11 @@ pub struct Usage {
 impl Usage {
     /// The sum is filled in.
     pub fn new(prompt_tokens: u32, completion_tokens: u32) -> Self {
-        Self { prompt_tokens, completion_tokens, total_tokens: prompt_tokens.saturating_add(completion_tokens) }
+        Self {
+            prompt_tokens,
+            completion_tokens,
+            total_tokens: prompt_tokens.saturating_add(completion_tokens),
+        }
     }
 }
 
@@ -415,7 +508,8 @@ mod tests {
     const LIMITS: Limits = Limits { max_tokens: 256, max_prompt_bytes: 1000 };
 
     fn chat(extra: Value) -> Result<Asked, BadRequest> {
-        let mut body = json!({"model": "chat-demo", "messages": [{"role": "user", "content": "hi"}]});
+        let mut body =
+            json!({"model": "chat-demo", "messages": [{"role": "user", "content": "hi"}]});
         body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
         parse(Kind::Chat, body.to_string().as_bytes(), LIMITS)
     }

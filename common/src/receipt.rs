@@ -42,7 +42,6 @@ pub struct Timings {
 /// A signed [`Generated`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Receipt {
-    #[serde(flatten)]
     pub generated: Generated,
     pub hotkey: Hotkey,
     /// sr25519 over [`Generated::digest`], `0x` and lowercase hex.
@@ -70,7 +69,13 @@ impl Generated {
         part(self.request_digest.as_bytes());
         part(&self.prompt_tokens.to_le_bytes());
         part(&self.tokens.iter().flat_map(|token| token.to_le_bytes()).collect::<Vec<_>>());
-        part(&self.logprobs.iter().flat_map(|logprob| logprob.to_bits().to_le_bytes()).collect::<Vec<_>>());
+        part(
+            &self
+                .logprobs
+                .iter()
+                .flat_map(|logprob| logprob.to_bits().to_le_bytes())
+                .collect::<Vec<_>>(),
+        );
         part(&[match self.finish_reason {
             FinishReason::Stop => 0,
             FinishReason::Length => 1,
@@ -147,7 +152,9 @@ mod tests {
             |g| g.logprobs[0] = -0.10001,
             |g| g.finish_reason = FinishReason::Length,
             |g| g.timings.first_token_us = 1,
-            |g| { g.tokens.pop(); },
+            |g| {
+                g.tokens.pop();
+            },
         ];
         for change in changes {
             let mut changed = generated();
