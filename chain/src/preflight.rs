@@ -164,7 +164,7 @@ pub fn check_weights(
         return Err(Preflight::NoWeights);
     };
     let sum: u64 = weights.iter().map(|(_, weight)| u64::from(*weight)).sum();
-    let share = u64::from(largest) * u64::from(u16::MAX) / sum;
+    let share = (u64::from(largest) * u64::from(u16::MAX)).div_ceil(sum);
     if share > facts.max_weights_limit.into() && !is_self_weight {
         return Err(Preflight::WeightTooLarge { uid, share, limit: facts.max_weights_limit });
     }
@@ -264,7 +264,7 @@ mod tests {
         let many = WeightFacts { min_allowed_weights: 3, ..facts() };
         assert_eq!(refusal(many), TooFewWeights { given: 2, needed: 3 });
         let flat = WeightFacts { max_weights_limit: 40_000, ..facts() };
-        assert_eq!(refusal(flat), WeightTooLarge { uid: Uid(1), share: 43_689, limit: 40_000 });
+        assert_eq!(refusal(flat), WeightTooLarge { uid: Uid(1), share: 43_690, limit: 40_000 });
         let twice = [(Uid(1), 1), (Uid(1), 2)];
         assert_eq!(check_weights(&facts(), &twice, 3), Err(DuplicateUid(Uid(1))));
         assert_eq!(check_weights(&facts(), &[(Uid(1), 0), (Uid(2), 0)], 3), Err(NoWeights));

@@ -56,20 +56,7 @@ impl Chain {
             return Ok(Served::Skipped);
         }
         check_serve(&facts, &axon)?;
-        let AxonFields { version, ip, port, ip_type, protocol } = axon.to_fields();
-        let call = call(
-            "serve_axon",
-            [
-                ("netuid", netuid.key()),
-                ("version", Value::u128(version.into())),
-                ("ip", Value::u128(ip)),
-                ("port", Value::u128(port.into())),
-                ("ip_type", Value::u128(ip_type.into())),
-                ("protocol", Value::u128(protocol.into())),
-                ("placeholder1", Value::u128(0)),
-                ("placeholder2", Value::u128(0)),
-            ],
-        );
+        let call = serve_axon_call(netuid, axon);
         let Included { block, hash, extrinsic } = self.submit(&call, keypair).await?;
         let at = self.at_block(block, hash).await?;
         let (_, announced) = serve_facts(&at, netuid, keypair).await?;
@@ -98,18 +85,7 @@ impl Chain {
         let Some(uid) = facts.uid else {
             return Err(Preflight::NotRegistered { netuid, hotkey: facts.hotkey }.into());
         };
-        let numbers = |numbers: Vec<u16>| {
-            Value::unnamed_composite(numbers.into_iter().map(|n| Value::u128(n.into())))
-        };
-        let call = call(
-            "set_weights",
-            [
-                ("netuid", netuid.key()),
-                ("dests", numbers(weights.iter().map(|(uid, _)| uid.0).collect())),
-                ("weights", numbers(weights.iter().map(|(_, weight)| *weight).collect())),
-                ("version_key", Value::u128(version_key.into())),
-            ],
-        );
+        let call = set_weights_call(netuid, weights, version_key);
         let Included { block, hash, extrinsic } = self.submit(&call, keypair).await?;
         let at = self.at_block(block, hash).await?;
         let stored = at.weights(netuid, uid).await?;
@@ -143,8 +119,31 @@ impl Chain {
     }
 }
 
-fn call<const N: usize>(name: &str, arguments: [(&str, Value); N]) -> Call {
-    Call::new(PALLET, name, Composite::named(arguments))
+fn set_weights_call(netuid: Netuid, weights: &[(Uid, u16)], version_key: u64) -> Call {
+    let uids = weights.iter().map(|(uid, _)| uid.key());
+    let values = weights.iter().map(|(_, weight)| Value::u128((*weight).into()));
+    let arguments = [
+        ("netuid", netuid.key()),
+        ("dests", Value::unnamed_composite(uids)),
+        ("weights", Value::unnamed_composite(values)),
+        ("version_key", Value::u128(version_key.into())),
+    ];
+    Call::new(PALLET, "set_weights", Composite::named(arguments))
+}
+
+fn serve_axon_call(netuid: Netuid, axon: Axon) -> Call {
+    let AxonFields { version, ip, port, ip_type, protocol } = axon.to_fields();
+    let arguments = [
+        ("netuid", netuid.key()),
+        ("version", Value::u128(version.into())),
+        ("ip", Value::u128(ip)),
+        ("port", Value::u128(port.into())),
+        ("ip_type", Value::u128(ip_type.into())),
+        ("protocol", Value::u128(protocol.into())),
+        ("placeholder1", Value::u128(0)),
+        ("placeholder2", Value::u128(0)),
+    ];
+    Call::new(PALLET, "serve_axon", Composite::named(arguments))
 }
 
 async fn serve_facts(
@@ -224,7 +223,32 @@ fn same_ratios(sent: &[(Uid, u16)], stored: &[(Uid, u16)]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use subxt::config::substrate::SpecVersionForRange;
+    use subxt::{Metadata, OfflineClient, SubstrateConfig};
+
     use super::*;
+
+    /// What every runtime so far has.
+    const ITEMS_OF_SUBNET: [&str; 18] = [
+        "NetworksAdded",
+        "SubnetworkN",
+        "SubnetOwnerHotkey",
+        "Tempo",
+        "WeightsSetRateLimit",
+        "WeightsVersionKey",
+        "MinAllowedWeights",
+        "MaxWeightsLimit",
+        "CommitRevealWeightsEnabled",
+        "ServingRateLimit",
+        "ImmunityPeriod",
+        "ActivityCutoff",
+        "ValidatorPermit",
+        "Active",
+        "LastUpdate",
+        "Incentive",
+        "Consensus",
+        "Dividends",
+    ];
 
     #[test]
     fn stored_weights_prove_only_what_was_sent() {
@@ -234,5 +258,55 @@ mod tests {
         assert!(!same_ratios(&sent, &[(Uid(1), 65535), (Uid(4), 21000)]));
         assert!(!same_ratios(&sent, &[(Uid(1), 65535)]));
         assert!(same_ratios(&[(Uid(0), 65535)], &[(Uid(0), 65535)]));
+    }
+
+    /// Checks what this crate sends and reads against the main network's metadata, when a file with it is at hand.
+    #[test]
+    fn calls_and_storage_fit_the_main_network() {
+        let Some(path) = std::env::var_os("TOUCHSTONE_FINNEY_METADATA") else { return };
+        let metadata = Metadata::decode_from(&std::fs::read(path).unwrap()).unwrap();
+        let ranges =
+            SpecVersionForRange { block_range: 0..1, spec_version: 365, transaction_version: 1 };
+        let config = SubstrateConfig::builder()
+            .set_spec_version_for_block_ranges([ranges])
+            .set_metadata_for_spec_versions([(365, metadata.arc())])
+            .build();
+        let at = OfflineClient::new_with_config(config).at_block(0_u64).unwrap();
+
+        let data = |call| at.transactions().call_data(&call).unwrap();
+        let mut set_weights = vec![7, 0, 19, 0];
+        set_weights.extend([4, 2, 1, 4, 0xff, 0xff, 5, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(data(set_weights_call(Netuid(19), &[(Uid(258), 65535)], 5)), set_weights);
+        let mut serve_axon = vec![7, 4, 19, 0, 1, 0, 0, 0, 8, 8, 8, 8];
+        serve_axon.extend([0; 12]);
+        serve_axon.extend([0x9b, 0x1f, 4, 4, 0, 0]);
+        assert_eq!(
+            data(serve_axon_call(Netuid(19), Axon::at(([8, 8, 8, 8], 8091).into()))),
+            serve_axon
+        );
+
+        let number = || Value::u128(1);
+        let account = || Value::from_bytes([1; 32]);
+        let has = |item: &str, keys: Vec<Value>| {
+            let entry = at
+                .storage()
+                .entry(subxt::dynamic::storage::<Vec<Value>, Value>(PALLET, item))
+                .unwrap();
+            entry.fetch_key(keys).unwrap_or_else(|error| panic!("{item}: {error}"));
+        };
+        for item in ITEMS_OF_SUBNET {
+            has(item, vec![number()]);
+        }
+        for item in ["TaoWeight", "StakeThreshold"] {
+            has(item, vec![]);
+        }
+        for item in ["Keys", "BlockAtRegistration", "Weights"] {
+            has(item, vec![number(), number()]);
+        }
+        for item in ["Axons", "Uids"] {
+            has(item, vec![number(), account()]);
+        }
+        has("TotalHotkeyAlpha", vec![account(), number()]);
+        has("Owner", vec![account()]);
     }
 }
