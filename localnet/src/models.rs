@@ -1,0 +1,60 @@
+//! The demo models, carried inside the program so that it runs from anywhere.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// One of the two demo models.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Model {
+    /// What miners claim to serve, and checking servers check against.
+    Base,
+    /// A third of the size, trained on the same text: what a cheating miner serves instead.
+    Sibling,
+}
+
+macro_rules! files {
+    ($folder:literal) => {
+        [
+            ("config.json", include_bytes!(concat!("../../demo-model/", $folder, "/config.json")).as_slice()),
+            (
+                "generation_config.json",
+                include_bytes!(concat!("../../demo-model/", $folder, "/generation_config.json")),
+            ),
+            ("tokenizer.json", include_bytes!(concat!("../../demo-model/", $folder, "/tokenizer.json"))),
+            (
+                "tokenizer_config.json",
+                include_bytes!(concat!("../../demo-model/", $folder, "/tokenizer_config.json")),
+            ),
+            ("model.safetensors", include_bytes!(concat!("../../demo-model/", $folder, "/model.safetensors"))),
+        ]
+    };
+}
+
+static BASE: [(&str, &[u8]); 5] = files!("touchstone-demo-4m");
+static SIBLING: [(&str, &[u8]); 5] = files!("touchstone-demo-1m");
+
+impl Model {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Base => "touchstone-demo-4m",
+            Self::Sibling => "touchstone-demo-1m",
+        }
+    }
+
+    /// Writes the model's folder below `parent` and returns it.
+    ///
+    /// # Errors
+    /// If a file cannot be written.
+    pub fn unpack(self, parent: &Path) -> io::Result<PathBuf> {
+        let folder = parent.join(self.name());
+        std::fs::create_dir_all(&folder)?;
+        let files = match self {
+            Self::Base => &BASE,
+            Self::Sibling => &SIBLING,
+        };
+        for (name, bytes) in files {
+            std::fs::write(folder.join(name), bytes)?;
+        }
+        Ok(folder)
+    }
+}

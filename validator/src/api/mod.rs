@@ -1,0 +1,232 @@
+//! The subnet, open to the world: an OpenAI-compatible API in front of the miners.
+
+mod answer;
+mod relay;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::http::header::AUTHORIZATION;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use common::openai::{self, Asked, Kind};
+use rand::SeedableRng;
+use rand_chacha::ChaCha12Rng;
+use serde_json::{Value, json};
+use service::http::ApiError;
+use sha2::{Digest, Sha256};
+use tasks::{Catalogue, Task, wire};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+use tracing::warn;
+
+use crate::accounts::Accounts;
+use crate::ask::{Asker, Outcome, Query};
+use crate::cycle::query;
+use crate::network::Network;
+use crate::routing;
+use crate::tally::ContenderId;
+use relay::Relay;
+
+/// How many miners one request is tried on.
+const ATTEMPTS: usize = 3;
+/// When a caller that was turned away may come again.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Who may call, and how much at once.
+#[derive(Clone)]
+pub struct ApiConfig {
+    /// Without a key, everybody may.
+    pub open: bool,
+    /// SHA-256 of each key.
+    pub keys: BTreeSet<[u8; 32]>,
+    /// Requests under way at once; more are refused with 429.
+    pub concurrency: usize,
+}
+
+impl ApiConfig {
+    /// The form in which a key is kept.
+    pub fn hash(key: &str) -> [u8; 32] {
+        Sha256::digest(key.as_bytes()).into()
+    }
+}
+
+impl fmt::Debug for ApiConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ApiConfig")
+            .field("open", &self.open)
+            .field("keys", &self.keys.len())
+            .field("concurrency", &self.concurrency)
+            .finish()
+    }
+}
+
+/// Answers users.
+#[derive(Debug)]
+pub struct Api {
+    config: ApiConfig,
+    catalogue: Arc<Catalogue>,
+    network: Arc<Network>,
+    router: Arc<routing::Router>,
+    asker: Asker,
+    accounts: Arc<Accounts>,
+    slots: Arc<Semaphore>,
+    /// Unix seconds; what `/v1/models` calls `created`.
+    started: i64,
+}
+
+impl Api {
+    /// An API over these parts.
+    pub fn new(
+        config: ApiConfig,
+        catalogue: Arc<Catalogue>,
+        network: Arc<Network>,
+        router: Arc<routing::Router>,
+        asker: Asker,
+        accounts: Arc<Accounts>,
+    ) -> Self {
+        let slots = Arc::new(Semaphore::new(config.concurrency));
+        let started = crate::clock::unix_ms() / 1000;
+        Self { config, catalogue, network, router, asker, accounts, slots, started }
+    }
+
+    /// The routes.
+    pub fn routes(self: Arc<Self>) -> Router {
+        Router::new()
+            .route(Kind::Chat.path(), post(chat))
+            .route(Kind::Completion.path(), post(completion))
+            .route("/v1/models", get(models))
+            .with_state(self)
+    }
+
+    /// The key's holder may go on, or everybody may.
+    fn authenticate(&self, headers: &HeaderMap) -> Result<(), ApiError> {
+        if self.config.open {
+            return Ok(());
+        }
+        let key = headers
+            .get(AUTHORIZATION)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|value| value.strip_prefix("Bearer "))
+            .ok_or_else(|| ApiError::unauthenticated("send your API key as `Authorization: Bearer KEY`"))?;
+        // Looked up by its hash, so the time it takes says nothing about the keys that exist.
+        if self.config.keys.contains(&ApiConfig::hash(key.trim())) {
+            Ok(())
+        } else {
+            Err(ApiError::unauthenticated("this API key is not known").with_code("invalid_api_key"))
+        }
+    }
+
+    fn parse(&self, kind: Kind, body: &[u8]) -> Result<(&Task, Asked), ApiError> {
+        let model = openai::model_of(body)?;
+        let task = self
+            .catalogue
+            .task(&model)
+            .filter(|task| task.enabled)
+            .ok_or_else(|| {
+                ApiError::not_found(format!("the model `{model}` is not served here; see GET /v1/models"))
+                    .with_code("model_not_found")
+            })?;
+        if task.kind != kind {
+            return Err(ApiError::bad_request(format!("the model `{model}` is served at {}", task.kind.path())));
+        }
+        Ok((task, openai::parse(kind, body, task.limits())?))
+    }
+
+    async fn answer(self: Arc<Self>, kind: Kind, headers: HeaderMap, body: Bytes) -> Result<Response, ApiError> {
+        self.authenticate(&headers)?;
+        let (task, mut asked) = self.parse(kind, &body)?;
+        let slot = Arc::clone(&self.slots)
+            .try_acquire_owned()
+            .map_err(|_| ApiError::too_many("too many requests at once", RETRY_AFTER))?;
+        // Not seeded by anything a miner or a user could know.
+        let mut rng = ChaCha12Rng::from_os_rng();
+        if !asked.has_seed {
+            asked.generation.sampling.seed = wire::draw_seed(&mut rng);
+        }
+        let relay = self.first_to_answer(task, &asked, slot, rng).await?;
+        if asked.stream { Ok(relay.stream()) } else { relay.collect().await.map(IntoResponse::into_response) }
+    }
+
+    /// Tries miners one after the other until one sends its first token, within the task's time for that.
+    async fn first_to_answer(
+        self: &Arc<Self>,
+        task: &Task,
+        asked: &Asked,
+        slot: OwnedSemaphorePermit,
+        mut rng: ChaCha12Rng,
+    ) -> Result<Relay, ApiError> {
+        let body = wire::miner_body(&task.id, &asked.generation);
+        let contenders = self.network.contenders();
+        let routes = self.router.choose(&task.id, ATTEMPTS, &mut rng);
+        let mut relay = Relay::new(Arc::clone(self), task, asked, slot, rng);
+        let deadline = Instant::now() + task.timeouts.first_token();
+        for (tried, route) in routes.iter().enumerate() {
+            let id = ContenderId { hotkey: route.hotkey, task: task.id.clone() };
+            let Some(contender) = contenders.get(&id) else { continue };
+            let mut query = query(id.hotkey, contender, task, body.clone(), asked.generation.max_tokens);
+            // What is left is shared by those still to be tried: a miner that hangs must not use up the user's patience.
+            let left = deadline.saturating_duration_since(Instant::now());
+            let share = left / u32::try_from(routes.len() - tried).unwrap_or(1);
+            let ours = share < query.timeouts.first_token;
+            query.timeouts.first_token = share;
+            match relay.begin(&self.asker, query.clone(), route.clone()).await {
+                Ok(()) => return Ok(relay),
+                Err(outcome) => {
+                    route.failed();
+                    // A miner that was given less time than the task allows has not failed when that runs out.
+                    let cut_short = ours
+                        && matches!(outcome, Outcome::Failed(crate::ask::Failure::NoFirstToken(_)));
+                    if !cut_short {
+                        self.settle(&query, outcome, &mut relay.rng);
+                    }
+                }
+            }
+        }
+        warn!(task = %task.id, miners = routes.len(), "no miner answered a request");
+        Err(ApiError::unavailable(format!("no miner answers for `{}` at the moment", task.id), RETRY_AFTER))
+    }
+
+    fn settle(&self, query: &Query, outcome: Outcome, rng: &mut ChaCha12Rng) {
+        let share = self.catalogue.task(&query.task).map_or(0.0, |task| task.checking.share);
+        self.accounts.settle(query, outcome, share, rng);
+    }
+
+    fn models(&self) -> Value {
+        let data: Vec<_> = self
+            .catalogue
+            .enabled()
+            .map(|(task, _)| {
+                json!({
+                    "id": task.id,
+                    "object": "model",
+                    "created": self.started,
+                    "owned_by": "touchstone",
+                    "name": task.display_name,
+                    "description": task.description,
+                    "context_length": task.engine.context,
+                    "served": self.router.serves(&task.id),
+                })
+            })
+            .collect();
+        json!({"object": "list", "data": data})
+    }
+}
+
+async fn chat(State(api): State<Arc<Api>>, headers: HeaderMap, body: Bytes) -> Result<Response, ApiError> {
+    api.answer(Kind::Chat, headers, body).await
+}
+
+async fn completion(State(api): State<Arc<Api>>, headers: HeaderMap, body: Bytes) -> Result<Response, ApiError> {
+    api.answer(Kind::Completion, headers, body).await
+}
+
+async fn models(State(api): State<Arc<Api>>) -> Json<Value> {
+    Json(api.models())
+}

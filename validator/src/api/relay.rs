@@ -1,0 +1,236 @@
+//! Carries one miner's answer to one user.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use common::generation::FinishReason;
+use common::openai::{Answer, Asked, Chunk, Kind, Usage};
+use futures::stream;
+use rand::Rng;
+use rand_chacha::ChaCha12Rng;
+use service::http::ApiError;
+use tasks::Task;
+use tokio::sync::OwnedSemaphorePermit;
+use tracing::warn;
+
+use super::Api;
+use super::answer::{Frame, append_logprobs, opening};
+use crate::ask::{AnswerStream, Asker, Failure, NotOpened, Outcome, Query};
+use crate::clock::unix_ms;
+use crate::routing::Route;
+
+/// Proxies close connections that are silent for longer.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+/// An answer on its way. Dropping it, when the user goes away, cancels the miner's work and holds it against nobody.
+#[derive(Debug)]
+pub(super) struct Relay {
+    api: Arc<Api>,
+    frame: Frame,
+    include_usage: bool,
+    pub(super) rng: ChaCha12Rng,
+    source: Option<Source>,
+    /// Chunks that were read while it was not yet certain that this miner answers.
+    ahead: VecDeque<Chunk>,
+    _slot: OwnedSemaphorePermit,
+}
+
+#[derive(Debug)]
+struct Source {
+    query: Query,
+    route: Route,
+    stream: AnswerStream,
+}
+
+impl Relay {
+    pub(super) fn new(
+        api: Arc<Api>,
+        task: &Task,
+        asked: &Asked,
+        slot: OwnedSemaphorePermit,
+        mut rng: ChaCha12Rng,
+    ) -> Self {
+        let prefix = match task.kind {
+            Kind::Chat => "chatcmpl",
+            Kind::Completion => "cmpl",
+        };
+        let frame = Frame {
+            id: format!("{prefix}-{:032x}", rng.random::<u128>()),
+            kind: task.kind,
+            model: task.id.to_string(),
+            created: u64::try_from(unix_ms() / 1000).unwrap_or(0),
+            logprobs: asked.logprobs,
+        };
+        let include_usage = asked.include_usage;
+        Self { api, frame, include_usage, rng, source: None, ahead: VecDeque::new(), _slot: slot }
+    }
+
+    /// Asks a miner and waits for its first token.
+    pub(super) async fn begin(&mut self, asker: &Asker, query: Query, route: Route) -> Result<(), Outcome> {
+        let mut stream = asker.open(&query).await.map_err(|not_opened: NotOpened| Outcome::from(not_opened))?;
+        let mut ahead = VecDeque::new();
+        loop {
+            let chunk = stream.next().await.map_err(Outcome::Failed)?;
+            let Some(chunk) = chunk else { break };
+            let said_something = chunk
+                .choices
+                .first()
+                .is_some_and(|choice| !choice.added_text().is_empty() || choice.finish_reason.is_some());
+            ahead.push_back(chunk);
+            if said_something {
+                break;
+            }
+        }
+        self.ahead = ahead;
+        self.source = Some(Source { query, route, stream });
+        Ok(())
+    }
+
+    async fn next(&mut self) -> Result<Option<Chunk>, Failure> {
+        if let Some(chunk) = self.ahead.pop_front() {
+            return Ok(Some(chunk));
+        }
+        match &mut self.source {
+            Some(source) => source.stream.next().await,
+            None => Ok(None),
+        }
+    }
+
+    /// Books the outcome. Returns the token counts if the answer is whole.
+    fn finish(&mut self, failure: Option<Failure>) -> Option<Usage> {
+        let Source { query, route, stream } = self.source.take()?;
+        let outcome = match failure {
+            Some(failure) => Outcome::Failed(failure),
+            None => stream.finish(),
+        };
+        let usage = match &outcome {
+            Outcome::Served(served) => {
+                route.succeeded();
+                Some(Usage::new(served.receipt.generated.prompt_tokens, served.tokens()))
+            }
+            Outcome::Refused | Outcome::Failed(_) => {
+                route.failed();
+                None
+            }
+        };
+        self.api.settle(&query, outcome, &mut self.rng);
+        usage
+    }
+
+    /// The answer as server-sent events.
+    pub(super) fn stream(self) -> Response {
+        let events = stream::unfold(Sending { relay: self, stage: Stage::Opening }, Sending::next);
+        let keep_alive = KeepAlive::new().interval(KEEP_ALIVE);
+        let headers = [("cache-control", "no-cache"), ("x-accel-buffering", "no")];
+        (headers, Sse::new(events).keep_alive(keep_alive)).into_response()
+    }
+
+    /// The answer as one body.
+    pub(super) async fn collect(mut self) -> Result<Json<Answer>, ApiError> {
+        let mut text = String::new();
+        let mut logprobs = None;
+        let mut finish_reason = FinishReason::Stop;
+        loop {
+            let chunk = match self.next().await {
+                Ok(Some(chunk)) => chunk,
+                Ok(None) => break,
+                Err(failure) => {
+                    warn!(task = self.frame.model, "an answer broke off: the miner {failure}");
+                    self.finish(Some(failure));
+                    return Err(broken_off());
+                }
+            };
+            let Some(choice) = chunk.choices.into_iter().next() else { continue };
+            text.push_str(choice.added_text());
+            finish_reason = choice.finish_reason.unwrap_or(finish_reason);
+            if let Some(more) = choice.logprobs.filter(|_| self.frame.logprobs) {
+                append_logprobs(&mut logprobs, more);
+            }
+        }
+        let usage = self.finish(None).ok_or_else(broken_off)?;
+        Ok(Json(self.frame.answer(text, finish_reason, usage, logprobs)))
+    }
+}
+
+fn broken_off() -> ApiError {
+    ApiError::unavailable("the miner broke off its answer, please try again", super::RETRY_AFTER)
+        .with_code("upstream_error")
+}
+
+#[derive(Debug)]
+struct Sending {
+    relay: Relay,
+    stage: Stage,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// The role comes first in chat.
+    Opening,
+    Relaying,
+    /// `[DONE]` comes next.
+    Closing,
+    Closed,
+}
+
+impl Sending {
+    async fn next(mut self) -> Option<(Result<Event, Infallible>, Self)> {
+        loop {
+            let event = match self.stage {
+                Stage::Opening => {
+                    self.stage = Stage::Relaying;
+                    if self.relay.frame.kind != Kind::Chat {
+                        continue;
+                    }
+                    let first = Chunk { choices: vec![opening()], ..self.relay.frame.usage(Usage::new(0, 0)) };
+                    json(&Chunk { usage: None, ..first })
+                }
+                Stage::Relaying => match self.relay.next().await {
+                    Ok(Some(chunk)) => match self.relay.frame.chunk(without_role(chunk)) {
+                        Some(chunk) => json(&chunk),
+                        None => continue,
+                    },
+                    Ok(None) => {
+                        self.stage = Stage::Closing;
+                        match self.relay.finish(None) {
+                            Some(usage) if self.relay.include_usage => json(&self.relay.frame.usage(usage)),
+                            // Without a usable receipt the text is still the user's; the rest is between the miner
+                            // and us.
+                            Some(_) | None => continue,
+                        }
+                    }
+                    Err(failure) => {
+                        self.stage = Stage::Closed;
+                        warn!(task = self.relay.frame.model, "an answer broke off: the miner {failure}");
+                        self.relay.finish(Some(failure));
+                        json(&broken_off().body())
+                    }
+                },
+                Stage::Closing => {
+                    self.stage = Stage::Closed;
+                    Event::default().data("[DONE]")
+                }
+                Stage::Closed => return None,
+            };
+            return Some((Ok(event), self));
+        }
+    }
+}
+
+/// We have sent the role ourselves.
+fn without_role(mut chunk: Chunk) -> Chunk {
+    if let Some(delta) = chunk.choices.first_mut().and_then(|choice| choice.delta.as_mut()) {
+        delta.role = None;
+    }
+    chunk
+}
+
+fn json(value: &impl serde::Serialize) -> Event {
+    // Structs of strings, numbers and lists always become JSON.
+    Event::default().data(serde_json::to_string(value).unwrap_or_default())
+}

@@ -1,0 +1,356 @@
+//! Puts the parts together and keeps them running.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::routing::get;
+use axum::{Json, Router};
+use chain::Chain;
+use chain::wallet::load_hotkey;
+use common::{Hotkey, Keypair};
+use rand::SeedableRng;
+use rand_chacha::ChaCha12Rng;
+use service::http::{ApiError, Health, Limits, layers, operations, serve};
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, info, info_span, warn};
+
+use crate::accounts::{Writer, accounts};
+use crate::api::Api;
+use crate::ask::Asker;
+use crate::checking::Checker;
+use crate::config::Config;
+use crate::cycle::Cycle;
+use crate::judge::{Judge, Judgement};
+use crate::metrics::Metrics;
+use crate::network::Network;
+use crate::observe::{Observer, Subnet};
+use crate::routing;
+use crate::status::{Counts, Status, StatusRow};
+use crate::store::{Store, WeightsOnChain};
+use crate::tally::{ContenderId, Tallies, Tally};
+use crate::weights::WeightSetter;
+
+/// The largest request to the API that is read.
+const MAX_BODY_BYTES: usize = 4 << 20;
+
+/// A validator that listens but does not work yet.
+#[derive(Debug)]
+pub struct App {
+    listener: TcpListener,
+    address: SocketAddr,
+    router: Router,
+    limits: Limits,
+    chain: Chain,
+    cycle: Cycle,
+    judge: Judge,
+    checker: Checker,
+    writer: Writer,
+    weights: WeightSetter,
+    store: Store,
+    handle: Handle,
+}
+
+/// A view into a running validator.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    chain: Chain,
+    network: Arc<Network>,
+    tallies: Arc<Tallies>,
+    store: Store,
+    judgement: watch::Receiver<Option<Arc<Judgement>>>,
+    confirmed: watch::Receiver<Option<Arc<WeightsOnChain>>>,
+    ended: watch::Receiver<Ended>,
+    ends: watch::Receiver<Option<Instant>>,
+}
+
+/// The totals of the period that was over last.
+pub(crate) type Ended = Arc<std::collections::BTreeMap<ContenderId, Tally>>;
+
+impl App {
+    /// Builds a validator with the hotkey of the configured wallet.
+    ///
+    /// # Errors
+    /// If the wallet, the store or the address cannot be used. An absent chain is no error: it is waited for.
+    pub async fn build(config: Config) -> anyhow::Result<Self> {
+        let keypair = load_hotkey(&config.wallet)?;
+        Self::build_with(config, keypair).await
+    }
+
+    /// Builds a validator with this hotkey.
+    ///
+    /// # Errors
+    /// As [`App::build`].
+    pub async fn build_with(config: Config, keypair: Keypair) -> anyhow::Result<Self> {
+        let store = Store::open(&config.store).await?;
+        let listener = TcpListener::bind(config.listen)
+            .await
+            .with_context(|| format!("cannot listen on {} (`api.listen`)", config.listen))?;
+        let address = listener.local_addr().context("the listener has no address")?;
+        let chain = Chain::new(config.chain.clone())?;
+        let asker = Asker::new(keypair.clone()).context("the HTTP client cannot be set up")?;
+
+        let mut registry = service::metrics::registry("validator", env!("CARGO_PKG_VERSION"));
+        let metrics = Metrics::new(registry.sub_registry_with_prefix("touchstone_validator"));
+        let (network, tallies) = (Arc::new(Network::default()), Arc::new(Tallies::default()));
+        let router = Arc::new(routing::Router::default());
+        let (turned, queued, judged) =
+            (Arc::new(Notify::new()), Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (accounts, writer) = accounts(
+            Arc::clone(&tallies),
+            Arc::clone(&metrics),
+            store.clone(),
+            Arc::clone(&queued),
+            config.checking.queue,
+        );
+        let accounts = Arc::new(accounts);
+        let (judgement, judgements) = watch::channel(None);
+        let last_weights = store.last_weights().await?.map(Arc::new);
+        let (confirmed, confirmations) = watch::channel(last_weights);
+        let (ends, period_ends) = watch::channel(None);
+        let (ended, last_ended) = watch::channel(Ended::default());
+
+        let observer = Observer::new(Subnet {
+            chain: chain.clone(),
+            netuid: config.netuid,
+            own: keypair.hotkey(),
+            own_address: config.external_ip.map(|ip| SocketAddr::new(ip, address.port())),
+            allow_local: config.allow_local_miners,
+            asker: asker.clone(),
+            catalogue: Arc::clone(&config.catalogue),
+            network: Arc::clone(&network),
+        });
+        let cycle = Cycle {
+            period: config.period,
+            probing: config.probing,
+            parameters: config.parameters,
+            catalogue: Arc::clone(&config.catalogue),
+            network: Arc::clone(&network),
+            observer,
+            asker: asker.clone(),
+            accounts: Arc::clone(&accounts),
+            tallies: Arc::clone(&tallies),
+            store: store.clone(),
+            turned: Arc::clone(&turned),
+            ends,
+            ended,
+            rng: ChaCha12Rng::from_os_rng(),
+        };
+        let checker = Checker::new(
+            config.checking,
+            store.clone(),
+            Arc::clone(&metrics),
+            queued,
+            Arc::clone(&judged),
+        )
+        .context("the HTTP client cannot be set up")?;
+        let judge = Judge {
+            parameters: config.parameters,
+            retention: config.retention,
+            patience: config.patience,
+            catalogue: Arc::clone(&config.catalogue),
+            network: Arc::clone(&network),
+            router: Arc::clone(&router),
+            store: store.clone(),
+            turned,
+            judged,
+            judgement,
+        };
+        let weights = WeightSetter {
+            chain: chain.clone(),
+            netuid: config.netuid,
+            keypair,
+            version_key: config.version_key,
+            store: store.clone(),
+            metrics,
+            judgement: judgements.clone(),
+            confirmed,
+        };
+        let handle = Handle {
+            chain: chain.clone(),
+            network: Arc::clone(&network),
+            tallies,
+            store: store.clone(),
+            judgement: judgements,
+            confirmed: confirmations,
+            ended: last_ended,
+            ends: period_ends,
+        };
+        let api = Arc::new(Api::new(config.api, config.catalogue, network, router, asker, accounts));
+        let router = api
+            .routes()
+            .merge(status_routes(handle.clone()))
+            .merge(operations(Arc::new(registry), health(handle.clone())));
+        Ok(Self {
+            listener,
+            address,
+            router: layers(router, MAX_BODY_BYTES),
+            limits: Limits { grace: config.grace, ..Limits::default() },
+            chain,
+            cycle,
+            judge,
+            checker,
+            writer,
+            weights,
+            store,
+            handle,
+        })
+    }
+
+    /// Where the API listens.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// A view into the validator, for whoever runs it.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Works until `stop` resolves or a part ends by itself, then finishes what is in hand.
+    ///
+    /// # Errors
+    /// If a part ended by itself.
+    pub async fn run_until(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+        let shutdown = CancellationToken::new();
+        let mut services = JoinSet::new();
+        let child = || shutdown.clone();
+        info!("the organic API listens on http://{}", self.address);
+        services.spawn(named("api", serve(self.listener, self.router, self.limits, child())));
+        let (chain, feed) = (self.chain, child());
+        services.spawn(named("chain", async move { chain.follow(feed).await }));
+        services.spawn(named("cycle", self.cycle.run(child())));
+        services.spawn(named("checks", self.checker.run(child())));
+        services.spawn(named("scores", self.judge.run(child())));
+        services.spawn(named("weights", self.weights.run(child())));
+        // The writer goes last: it stores what the others leave behind.
+        let last = CancellationToken::new();
+        let mut writer = JoinSet::new();
+        writer.spawn(named("writer", self.writer.run(last.clone())));
+
+        let died = tokio::select! {
+            () = stop => None,
+            ended = services.join_next() => ended,
+            ended = writer.join_next() => ended,
+        };
+
+        shutdown.cancel();
+        let grace = self.limits.grace + Duration::from_secs(1);
+        let drained = async { while services.join_next().await.is_some() {} };
+        if tokio::time::timeout(grace, drained).await.is_err() {
+            warn!("{} parts of the validator did not end in time", services.len());
+            services.shutdown().await;
+        }
+        last.cancel();
+        while writer.join_next().await.is_some() {}
+        self.store.close().await;
+
+        match died {
+            None => Ok(()),
+            Some(Ok(name)) => anyhow::bail!("the validator's part `{name}` stopped by itself"),
+            Some(Err(panic)) => Err(panic).context("a part of the validator panicked"),
+        }
+    }
+}
+
+async fn named(name: &'static str, service: impl Future<Output = ()>) -> &'static str {
+    service.instrument(info_span!("validator", part = name)).await;
+    name
+}
+
+fn status_routes(handle: Handle) -> Router {
+    let answer = move || {
+        let handle = handle.clone();
+        async move {
+            handle.status().await.map(Json).map_err(|error| {
+                warn!("the status cannot be read: {error:#}");
+                ApiError::internal()
+            })
+        }
+    };
+    Router::new().route("/v1/network/status", get(answer))
+}
+
+fn health(handle: Handle) -> impl Fn() -> Health + Clone + Send + Sync + 'static {
+    move || {
+        let block = handle.chain.blocks().borrow().map(|head| head.number.0);
+        Health::ok()
+            .with("block", block)
+            .with("contenders", handle.network.contenders().len())
+            .with("weights_block", handle.confirmed.borrow().as_ref().map(|set| set.block.0))
+    }
+}
+
+impl Handle {
+    /// Tells of each confirmation of weights on chain; starts with the last one of an earlier run, if there is one.
+    pub fn confirmed_weights(&self) -> watch::Receiver<Option<Arc<WeightsOnChain>>> {
+        self.confirmed.clone()
+    }
+
+    /// Each miner's whole score, `0.0..=1.0`, by the last scoring.
+    pub fn scores(&self) -> Vec<(Hotkey, f64)> {
+        let judgement = self.judgement.borrow();
+        let scores = judgement.as_ref().map(|judgement| &judgement.scores.miners);
+        scores.into_iter().flatten().map(|(hotkey, miner)| (*hotkey, miner.weight.get())).collect()
+    }
+
+    /// Everything that is known of every contender.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub async fn status(&self) -> anyhow::Result<Status> {
+        let checks_waiting = self.store.checks_waiting().await?;
+        let contenders = self.network.contenders();
+        let (running, ended) = (self.tallies.snapshot(), self.ended.borrow().clone());
+        let (judgement, confirmed) = (self.judgement.borrow().clone(), self.confirmed.borrow().clone());
+        let total: f64 = confirmed.iter().flat_map(|set| &set.weights).map(|(.., weight)| f64::from(*weight)).sum();
+        let mut rows: Vec<_> = contenders
+            .iter()
+            .map(|(id, contender)| {
+                let miner = judgement.as_ref().and_then(|judgement| judgement.scores.miners.get(&id.hotkey));
+                let task = miner.and_then(|miner| miner.tasks.get(&id.task));
+                let weight = confirmed.as_ref().filter(|_| total > 0.0).map(|set| {
+                    let own = set.weights.iter().find(|(_, hotkey, _)| *hotkey == id.hotkey);
+                    own.map_or(0.0, |(.., weight)| f64::from(*weight) / total)
+                });
+                StatusRow {
+                    uid: contender.uid,
+                    hotkey: id.hotkey,
+                    task: id.task.clone(),
+                    running: running.get(id).map(counts).unwrap_or_default(),
+                    finished: ended.get(id).map(counts),
+                    quality: task.and_then(|task| task.quality).map(|quality| quality.get()),
+                    speed: task.and_then(|task| task.speed),
+                    score: task.map(|task| task.contribution),
+                    weight,
+                }
+            })
+            .collect();
+        rows.sort_by(|a, b| (a.uid, &a.task).cmp(&(b.uid, &b.task)));
+        Ok(Status {
+            block: self.chain.blocks().borrow().map(|head| head.number),
+            period_ends_in_s: self
+                .ends
+                .borrow()
+                .map(|ends| ends.saturating_duration_since(Instant::now()).as_secs_f64()),
+            checks_waiting,
+            weights_block: confirmed.map(|set| set.block),
+            rows,
+        })
+    }
+}
+
+fn counts(tally: &Tally) -> Counts {
+    Counts {
+        declared: tally.declared,
+        used: tally.consumed,
+        answered: tally.served,
+        refused: tally.refused,
+        failed: tally.failed,
+    }
+}

@@ -1,0 +1,358 @@
+//! The validator's configuration: an unchecked file, then a checked value. Every problem is reported at once.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use chain::{ChainConfig, Network, WalletPaths};
+use common::Netuid;
+use common::checks::MAX_BATCH;
+use serde::Deserialize;
+use service::settings::{Loaded, Problems, Sources};
+use tasks::Catalogue;
+use url::Url;
+
+use crate::api::ApiConfig;
+use crate::checking::CheckingConfig;
+use crate::judge::Retention;
+use crate::plan::Probing;
+use crate::scoring::Parameters;
+
+/// Documented in this file, which is also where the defaults come from.
+pub const DEFAULTS: &str = include_str!("../../config/validator.toml");
+
+/// A checked configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub chain: ChainConfig,
+    pub netuid: Netuid,
+    pub wallet: WalletPaths,
+    pub catalogue: Arc<Catalogue>,
+    pub store: PathBuf,
+    pub period: Duration,
+    pub patience: Duration,
+    pub retention: Retention,
+    pub parameters: Parameters,
+    pub probing: Probing,
+    pub allow_local_miners: bool,
+    pub checking: CheckingConfig,
+    pub version_key: u64,
+    pub listen: SocketAddr,
+    pub external_ip: Option<IpAddr>,
+    pub api: ApiConfig,
+    pub grace: Duration,
+}
+
+#[derive(Deserialize)]
+struct File {
+    chain: ChainFile,
+    wallet: WalletFile,
+    tasks: TasksFile,
+    store: StoreFile,
+    scoring: ScoringFile,
+    probing: ProbingFile,
+    miners: MinersFile,
+    checking: CheckingFile,
+    weights: WeightsFile,
+    api: ApiFile,
+}
+
+#[derive(Deserialize)]
+struct ChainFile {
+    netuid: u16,
+    network: String,
+    endpoint: String,
+}
+
+#[derive(Deserialize)]
+struct WalletFile {
+    name: String,
+    hotkey: String,
+    path: PathBuf,
+}
+
+#[derive(Deserialize)]
+struct TasksFile {
+    catalogue: PathBuf,
+}
+
+#[derive(Deserialize)]
+struct StoreFile {
+    path: PathBuf,
+}
+
+#[derive(Deserialize)]
+struct ScoringFile {
+    period_s: f64,
+    period_hours: f64,
+    verdict_hours: f64,
+    waiting_check_hours: f64,
+    patience_s: f64,
+    parameters: Parameters,
+}
+
+#[derive(Deserialize)]
+struct ProbingFile {
+    shares: Vec<f64>,
+    likelihoods: Vec<f64>,
+    min_queries: u32,
+    max_queries: u32,
+}
+
+#[derive(Deserialize)]
+struct MinersFile {
+    allow_local: bool,
+}
+
+#[derive(Deserialize)]
+struct CheckingFile {
+    url: String,
+    token: String,
+    batch: u32,
+    queue: u32,
+}
+
+#[derive(Deserialize)]
+struct WeightsFile {
+    version_key: u64,
+}
+
+#[derive(Deserialize)]
+struct ApiFile {
+    listen: String,
+    keys: Vec<String>,
+    open: bool,
+    concurrency: usize,
+    external_ip: String,
+    grace_s: f64,
+}
+
+impl Config {
+    /// Reads and checks all sources. Returns the effective settings as text too, secrets hidden.
+    ///
+    /// # Errors
+    /// If a file cannot be read, or with all [`Problems`].
+    pub fn load(
+        file: Option<&Path>,
+        env: Vec<(String, String)>,
+        flags: Vec<(String, String)>,
+    ) -> anyhow::Result<(Self, String)> {
+        let sources = Sources { defaults: DEFAULTS, file, prefix: "VALIDATOR", env, flags, required: &[] };
+        let Loaded { file, mut problems, table } = sources.load::<File>()?;
+        let config = file.check(&mut problems);
+        problems.into_result()?;
+        let config = config.ok_or_else(|| anyhow::anyhow!("the configuration has a problem that was not named"))?;
+        Ok((config, service::settings::effective(&table)))
+    }
+}
+
+impl File {
+    fn check(self, problems: &mut Problems) -> Option<Config> {
+        let catalogue = Catalogue::load(&self.tasks.catalogue)
+            .map_err(|bad| {
+                for problem in bad.problems() {
+                    let file = self.tasks.catalogue.display();
+                    problems.add("tasks.catalogue", format!("{file}: {problem}"));
+                }
+            })
+            .ok();
+        let chain = self.chain.check(problems);
+        let (api, listen, external_ip) = self.api.check(problems);
+        let checking = self.checking.check(problems);
+        let probing = self.probing.check(problems);
+        for (key, problem) in self.scoring.parameters.problems() {
+            problems.add(format!("scoring.parameters.{key}"), problem);
+        }
+        let period = seconds(self.scoring.period_s, 1.0, "scoring.period_s", problems);
+        let patience = seconds(self.scoring.patience_s, 0.0, "scoring.patience_s", problems);
+        let grace = seconds(self.api.grace_s, 0.0, "api.grace_s", problems);
+        let mut hours = |hours: f64, key: &str| seconds(hours * 3600.0, 60.0, key, problems);
+        let retention = Retention {
+            periods: hours(self.scoring.period_hours, "scoring.period_hours"),
+            verdicts: hours(self.scoring.verdict_hours, "scoring.verdict_hours"),
+            waiting_checks: hours(self.scoring.waiting_check_hours, "scoring.waiting_check_hours"),
+        };
+        let wallet =
+            WalletPaths { name: self.wallet.name, hotkey: self.wallet.hotkey, path: self.wallet.path };
+        Some(Config {
+            chain: chain?,
+            netuid: Netuid(self.chain.netuid),
+            wallet,
+            catalogue: Arc::new(catalogue?),
+            store: self.store.path,
+            period,
+            patience,
+            retention,
+            parameters: self.scoring.parameters,
+            probing,
+            allow_local_miners: self.miners.allow_local,
+            checking: checking?,
+            version_key: self.weights.version_key,
+            listen: listen?,
+            external_ip,
+            api,
+            grace,
+        })
+    }
+}
+
+impl ChainFile {
+    fn check(&self, problems: &mut Problems) -> Option<ChainConfig> {
+        let network = self.network.parse::<Network>().map_err(|bad| problems.add("chain.network", bad.to_string()));
+        let mut config = ChainConfig::new(network.ok()?);
+        if !self.endpoint.is_empty() {
+            match self.endpoint.parse() {
+                Ok(url) => config.endpoint = Some(url),
+                Err(error) => problems.add("chain.endpoint", format!("`{}` is no address: {error}", self.endpoint)),
+            }
+        }
+        match config.url() {
+            Ok(_) => Some(config),
+            Err(bad) => {
+                problems.add("chain.endpoint", bad.to_string());
+                None
+            }
+        }
+    }
+}
+
+impl ApiFile {
+    fn check(&self, problems: &mut Problems) -> (ApiConfig, Option<SocketAddr>, Option<IpAddr>) {
+        let listen = self
+            .listen
+            .parse()
+            .map_err(|_| problems.add("api.listen", format!("`{}` is no address with a port", self.listen)))
+            .ok();
+        let external_ip = (!self.external_ip.is_empty())
+            .then(|| {
+                self.external_ip
+                    .parse()
+                    .map_err(|_| problems.add("api.external_ip", format!("`{}` is no IP address", self.external_ip)))
+                    .ok()
+            })
+            .flatten();
+        problems.require(self.concurrency > 0, "api.concurrency", "must be at least 1");
+        for (index, key) in self.keys.iter().enumerate() {
+            // Short keys can be guessed.
+            problems.require(key.len() >= 16, format!("api.keys[{index}]"), "must have at least 16 characters");
+        }
+        let keys: BTreeSet<_> = self.keys.iter().map(|key| ApiConfig::hash(key)).collect();
+        (ApiConfig { open: self.open, keys, concurrency: self.concurrency }, listen, external_ip)
+    }
+}
+
+impl CheckingFile {
+    fn check(self, problems: &mut Problems) -> Option<CheckingConfig> {
+        let range = 1..=MAX_BATCH as u32;
+        problems.require(range.contains(&self.batch), "checking.batch", format!("must be 1 to {MAX_BATCH}"));
+        problems.require(self.queue > 0, "checking.queue", "must be at least 1");
+        match self.url.parse::<Url>() {
+            Ok(url) if matches!(url.scheme(), "http" | "https") => {
+                Some(CheckingConfig { url, token: self.token, batch: self.batch, queue: self.queue })
+            }
+            Ok(_) | Err(_) => {
+                problems.add("checking.url", format!("`{}` is no http:// or https:// address", self.url));
+                None
+            }
+        }
+    }
+}
+
+impl ProbingFile {
+    fn check(self, problems: &mut Problems) -> Probing {
+        problems.require(
+            self.shares.len() == self.likelihoods.len() && !self.shares.is_empty(),
+            "probing.likelihoods",
+            format!("must have as many entries as `probing.shares`, {}, and at least one", self.shares.len()),
+        );
+        problems.require(
+            self.shares.iter().all(|share| (0.0..=1.0).contains(share)),
+            "probing.shares",
+            "each must be between 0 and 1",
+        );
+        problems.require(
+            self.likelihoods.iter().all(|likelihood| likelihood.is_finite() && *likelihood >= 0.0)
+                && self.likelihoods.iter().sum::<f64>() > 0.0,
+            "probing.likelihoods",
+            "must be finite, not negative, and not all 0",
+        );
+        problems.require(
+            self.min_queries <= self.max_queries && self.max_queries > 0,
+            "probing.max_queries",
+            "must be at least 1 and at least `probing.min_queries`",
+        );
+        Probing {
+            shares: self.shares.into_iter().zip(self.likelihoods).collect(),
+            min_queries: self.min_queries,
+            max_queries: self.max_queries,
+        }
+    }
+}
+
+/// A span between `least` seconds and ten years.
+fn seconds(value: f64, least: f64, key: &str, problems: &mut Problems) -> Duration {
+    if (least..=315e6).contains(&value) {
+        Duration::from_secs_f64(value)
+    } else {
+        problems.add(key, format!("must be at least {least} seconds, and finite"));
+        Duration::ZERO
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(flags: &[(&str, &str)]) -> anyhow::Result<(Config, String)> {
+        let catalogue = concat!(env!("CARGO_MANIFEST_DIR"), "/../config/tasks.toml");
+        let mut all = vec![("tasks.catalogue".to_owned(), catalogue.to_owned())];
+        all.extend(flags.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
+        Config::load(None, Vec::new(), all)
+    }
+
+    #[test]
+    fn the_documented_defaults_are_those_of_the_code() {
+        let (config, _) = load(&[]).unwrap();
+        assert_eq!(config.parameters, Parameters::default());
+        assert_eq!(config.probing, Probing::default());
+        assert_eq!(config.period, Duration::from_secs(1800));
+    }
+
+    #[test]
+    fn every_problem_is_named_at_once() {
+        let error = load(&[
+            ("scoring.period_s", "0"),
+            ("scoring.parameters.period_decay", "7"),
+            ("api.listen", "here"),
+            ("checking.url", "ftp://x"),
+            ("probing.shares", "0.5,2"),
+            ("chain.network", "http://x"),
+            ("tasks.catalogue", "/no/such/file.toml"),
+        ])
+        .unwrap_err()
+        .to_string();
+        for key in [
+            "scoring.period_s",
+            "scoring.parameters.period_decay",
+            "api.listen",
+            "checking.url",
+            "probing.shares",
+            "probing.likelihoods",
+            "chain.network",
+            "tasks.catalogue",
+        ] {
+            assert!(error.contains(&format!("\n  {key}: ")), "{key} is missing in {error}");
+        }
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let (config, shown) =
+            load(&[("checking.token", "sesame-open-now"), ("api.keys", "0123456789abcdefXYZ")]).unwrap();
+        for text in [shown, format!("{config:?}")] {
+            assert!(!text.contains("sesame") && !text.contains("0123456789"), "{text}");
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! The validator's command line.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+use service::{flags, run, telemetry};
+use validator::status::{Shown, Status};
+use validator::{App, Config};
+
+/// A validator of an inference subnet: it queries miners, has their answers checked by your checking server, scores them,
+/// sets weights on chain, and offers the subnet to the world as an OpenAI-compatible API.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the validator until Ctrl-C.
+    Run(Settings),
+    /// Check the configuration and print what is in force, secrets hidden.
+    CheckConfig(Settings),
+    /// Print the table of all miners of a validator that is running.
+    Status {
+        #[command(flatten)]
+        settings: Settings,
+        /// Print JSON instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make a hotkey file for local development. An existing one is never overwritten.
+    NewHotkey(Settings),
+}
+
+#[derive(Debug, Args)]
+struct Settings {
+    #[command(flatten)]
+    common: flags::Common,
+    #[command(flatten)]
+    chain: flags::Chain,
+    #[command(flatten)]
+    wallet: flags::Wallet,
+    /// Where the organic API listens, such as 0.0.0.0:8090.
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<String>,
+}
+
+impl Settings {
+    fn load(&self) -> anyhow::Result<(Config, String)> {
+        let mut flags = [self.chain.settings(), self.wallet.settings()].concat();
+        flags.extend(self.listen.clone().map(|listen| ("api.listen".to_owned(), listen)));
+        Config::load(self.common.config.as_deref(), std::env::vars().collect(), flags)
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    run::main(async {
+        match cli.command {
+            Command::Run(settings) => {
+                let (config, _) = settings.load()?;
+                telemetry::init(settings.common.log_format);
+                App::build(config).await?.run_until(run::shutdown()).await
+            }
+            Command::CheckConfig(settings) => {
+                show(&settings.load()?.1);
+                Ok(())
+            }
+            Command::Status { settings, json } => {
+                let status = fetch_status(&settings.load()?.0).await?;
+                if json {
+                    show(&serde_json::to_string_pretty(&status)?);
+                } else {
+                    show(&status.table(Shown::Running));
+                }
+                Ok(())
+            }
+            Command::NewHotkey(settings) => {
+                let (config, _) = settings.load()?;
+                let keypair = chain::wallet::create_hotkey(&config.wallet)?;
+                show(&keypair.hotkey().to_string());
+                Ok(())
+            }
+        }
+    })
+}
+
+async fn fetch_status(config: &Config) -> anyhow::Result<Status> {
+    let mut address = config.listen;
+    if address.ip().is_unspecified() {
+        address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+    }
+    let client = reqwest::Client::builder().timeout(Duration::from_secs(10)).no_proxy().build()?;
+    let response = client
+        .get(format!("http://{address}/v1/network/status"))
+        .send()
+        .await
+        .with_context(|| format!("no validator answers on {address}; is it running with this configuration?"))?;
+    Ok(response.error_for_status()?.json().await?)
+}
+
+#[expect(clippy::print_stdout, reason = "the result of a command belongs on standard output")]
+fn show(text: &str) {
+    println!("{}", text.trim_end());
+}

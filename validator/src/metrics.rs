@@ -1,0 +1,91 @@
+//! What the validator counts for Prometheus.
+
+use std::sync::Arc;
+
+use common::TaskId;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+use crate::ask::Outcome;
+
+/// Labels come from the catalogue and from fixed words, so their number is bounded.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByOutcome {
+    task: String,
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByTask {
+    task: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByResult {
+    outcome: &'static str,
+}
+
+/// The validator's metrics.
+#[derive(Debug)]
+pub struct Metrics {
+    queries: Family<ByOutcome, Counter>,
+    tokens: Family<ByTask, Counter>,
+    first_token: Family<ByTask, Histogram, fn() -> Histogram>,
+    checks: Family<ByOutcome, Counter>,
+    weights: Family<ByResult, Counter>,
+}
+
+/// From 1 ms to 65 s.
+fn seconds() -> Histogram {
+    Histogram::new(exponential_buckets(0.001, 2.0, 17))
+}
+
+impl Metrics {
+    /// Registers everything in `registry`.
+    pub fn new(registry: &mut Registry) -> Arc<Self> {
+        let metrics = Self {
+            queries: Family::default(),
+            tokens: Family::default(),
+            first_token: Family::new_with_constructor(seconds),
+            checks: Family::default(),
+            weights: Family::default(),
+        };
+        registry.register("queries", "Queries to miners, by outcome", metrics.queries.clone());
+        registry.register("answer_tokens", "Tokens of whole answers", metrics.tokens.clone());
+        registry.register(
+            "first_token_seconds",
+            "From sending a query to the first token of its answer",
+            metrics.first_token.clone(),
+        );
+        registry.register("checks", "Answers on their way through checking, by outcome", metrics.checks.clone());
+        registry.register("weights", "Attempts to set weights, by outcome", metrics.weights.clone());
+        Arc::new(metrics)
+    }
+
+    /// A query has ended.
+    pub fn asked(&self, task: &TaskId, outcome: &Outcome) {
+        let label = match outcome {
+            Outcome::Failed(failure) => failure.label(),
+            Outcome::Served(_) | Outcome::Refused => outcome.label(),
+        };
+        self.queries.get_or_create(&ByOutcome { task: task.to_string(), outcome: label }).inc();
+        if let Outcome::Served(served) = outcome {
+            let task = ByTask { task: task.to_string() };
+            self.tokens.get_or_create(&task).inc_by(u64::from(served.tokens()));
+            self.first_token.get_or_create(&task).observe(served.first_token.as_secs_f64());
+        }
+    }
+
+    /// Something has become of a check.
+    pub fn checked(&self, task: &TaskId, outcome: &'static str) {
+        self.checks.get_or_create(&ByOutcome { task: task.to_string(), outcome }).inc();
+    }
+
+    /// An attempt to set weights has ended.
+    pub fn weights(&self, outcome: &'static str) {
+        self.weights.get_or_create(&ByResult { outcome }).inc();
+    }
+}

@@ -1,0 +1,132 @@
+//! Reads the subnet at the start of a period: who is there, where, and what they declare.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chain::axon::check_reachable;
+use chain::{Chain, ChainError, Metagraph};
+use common::{Hotkey, Netuid, Uid, Volume, capacity};
+use futures::{StreamExt, stream};
+use tasks::Catalogue;
+use tracing::{debug, info, warn};
+use url::Url;
+
+use crate::ask::Asker;
+use crate::network::{Contender, Network};
+use crate::tally::ContenderId;
+
+/// How long a miner has to declare its capacity.
+const CAPACITY_DEADLINE: Duration = Duration::from_secs(10);
+/// How many miners are asked for their capacity at once.
+const CONCURRENT: usize = 64;
+
+/// Reads the chain and asks every miner what it can serve.
+#[derive(Debug)]
+pub struct Observer {
+    pub subnet: Subnet,
+    /// What was already said of each miner, so that it is said once.
+    said: BTreeMap<Hotkey, Vec<String>>,
+    chain_troubled: bool,
+}
+
+/// What an [`Observer`] looks at, and with what.
+#[derive(Debug)]
+pub struct Subnet {
+    pub chain: Chain,
+    pub netuid: Netuid,
+    /// Who we are: not a miner to ask.
+    pub own: Hotkey,
+    /// Where we are reached: not an address to call.
+    pub own_address: Option<SocketAddr>,
+    /// Whether miners on this machine may be called, for local subnets.
+    pub allow_local: bool,
+    pub asker: Asker,
+    pub catalogue: Arc<Catalogue>,
+    pub network: Arc<Network>,
+}
+
+impl Observer {
+    /// An observer that has seen nothing yet.
+    pub fn new(subnet: Subnet) -> Self {
+        Self { subnet, said: BTreeMap::new(), chain_troubled: false }
+    }
+
+    /// Looks at the whole subnet. What cannot be read keeps its last known state; `None` before anything is known.
+    pub async fn observe(&mut self) -> Option<BTreeMap<ContenderId, Contender>> {
+        match self.subnet.chain.metagraph(self.subnet.netuid).await {
+            Ok(metagraph) => {
+                if std::mem::take(&mut self.chain_troubled) {
+                    info!("the chain answers again");
+                }
+                self.subnet.network.set_metagraph(metagraph);
+            }
+            Err(error) => self.report_chain(error),
+        }
+        let metagraph = self.subnet.network.metagraph()?;
+        let miners = self.reachable(&metagraph);
+        let asker = &self.subnet.asker;
+        let declarations: Vec<_> = stream::iter(miners)
+            .map(|(uid, hotkey, url)| async move {
+                let body = asker.capacity(&hotkey, &url, CAPACITY_DEADLINE).await;
+                (uid, hotkey, url, body)
+            })
+            .buffer_unordered(CONCURRENT)
+            .collect()
+            .await;
+        let mut contenders = BTreeMap::new();
+        for (uid, hotkey, url, body) in declarations {
+            let (declared, complaints) = match body {
+                Err(failure) => (BTreeMap::new(), vec![failure.to_string()]),
+                Ok(body) => match capacity::read(&body, |task| self.ceiling(task)) {
+                    Err(complaint) => (BTreeMap::new(), vec![complaint]),
+                    Ok(reading) => (reading.tasks, reading.refused),
+                },
+            };
+            self.say(hotkey, complaints);
+            for (task, declared) in declared {
+                let contender = Contender { uid, url: url.clone(), declared };
+                contenders.insert(ContenderId { hotkey, task }, contender);
+            }
+        }
+        self.said.retain(|hotkey, _| metagraph.neurons.iter().any(|neuron| neuron.hotkey == *hotkey));
+        Some(contenders)
+    }
+
+    fn report_chain(&mut self, error: ChainError) {
+        let error = anyhow::Error::from(error);
+        if std::mem::replace(&mut self.chain_troubled, true) {
+            debug!("the chain still cannot be read: {error:#}");
+        } else {
+            warn!("the chain cannot be read, going on with what is known: {error:#}");
+        }
+    }
+
+    fn ceiling(&self, task: &common::TaskId) -> Option<Volume> {
+        self.subnet.catalogue.task(task).filter(|task| task.enabled).map(|task| task.max_capacity)
+    }
+
+    fn reachable(&mut self, metagraph: &Metagraph) -> Vec<(Uid, Hotkey, Url)> {
+        let mut miners = Vec::new();
+        let own = self.subnet.own;
+        for neuron in metagraph.neurons.iter().filter(|neuron| neuron.hotkey != own) {
+            let Some(axon) = neuron.axon else { continue };
+            match check_reachable(&axon, self.subnet.own_address, self.subnet.allow_local) {
+                Ok(url) => miners.push((neuron.uid, neuron.hotkey, url)),
+                Err(refused) => self.say(neuron.hotkey, vec![format!("is not called: {refused}")]),
+            }
+        }
+        miners
+    }
+
+    fn say(&mut self, miner: Hotkey, complaints: Vec<String>) {
+        let before = self.said.insert(miner, complaints.clone()).unwrap_or_default();
+        for complaint in complaints.iter().filter(|complaint| !before.contains(complaint)) {
+            warn!(%miner, "miner {miner}: {complaint}");
+        }
+        if complaints.is_empty() && !before.is_empty() {
+            info!(%miner, "miner {miner} declares its capacity properly again");
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! What the validator knows of every miner, as a table for people and as JSON for programs.
+
+use std::fmt::Write as _;
+
+use common::{BlockNumber, Hotkey, TaskId, Uid};
+use serde::{Deserialize, Serialize};
+
+/// The answer to `GET /v1/network/status`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Newest finalized block that the validator has seen.
+    pub block: Option<BlockNumber>,
+    /// Seconds until the running scoring period ends.
+    pub period_ends_in_s: Option<f64>,
+    /// Answers that wait for a checking server.
+    pub checks_waiting: u32,
+    /// Block of the weights that the chain confirmed last.
+    pub weights_block: Option<BlockNumber>,
+    pub rows: Vec<StatusRow>,
+}
+
+/// One miner and one of its tasks.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StatusRow {
+    pub uid: Uid,
+    pub hotkey: Hotkey,
+    pub task: TaskId,
+    /// The running period.
+    pub running: Counts,
+    /// The period that the scores were computed from, if one is over.
+    pub finished: Option<Counts>,
+    /// Mean quality of the checked answers, `0.0..=1.0`.
+    pub quality: Option<f64>,
+    /// Tokens per second, quality counted in.
+    pub speed: Option<f64>,
+    /// This task's part of the miner's score; over all miners and tasks these sum to 1.
+    pub score: Option<f64>,
+    /// The miner's share of the weights that this validator has on chain.
+    pub weight: Option<f64>,
+}
+
+/// What was asked and what came of it, in one period.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Counts {
+    /// Work declared for the period, in the task's unit.
+    pub declared: f64,
+    /// Work done.
+    pub used: f64,
+    pub answered: u32,
+    pub refused: u32,
+    pub failed: u32,
+}
+
+/// Which period a table shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shown {
+    Running,
+    Finished,
+}
+
+impl Status {
+    /// One line per miner and task under a heading.
+    pub fn table(&self, shown: Shown) -> String {
+        let mut table = format!(
+            "{:>4}  {:<10} {:<16} {:>9} {:>9} {:>9} {:>8} {:>7} {:>8} {:>9} {:>8} {:>8}\n",
+            "uid", "hotkey", "task", "declared", "used", "answered", "refused", "failed", "quality", "tokens/s",
+            "score", "weight",
+        );
+        for row in &self.rows {
+            let counts = match shown {
+                Shown::Running => row.running,
+                Shown::Finished => row.finished.unwrap_or(row.running),
+            };
+            let hotkey: String = row.hotkey.to_string().chars().take(8).collect();
+            let _ = writeln!(
+                table,
+                "{:>4}  {:<10} {:<16} {:>9.0} {:>9.0} {:>9} {:>8} {:>7} {:>8} {:>9} {:>8} {:>8}",
+                row.uid,
+                format!("{hotkey}…"),
+                row.task,
+                counts.declared,
+                counts.used,
+                counts.answered,
+                counts.refused,
+                counts.failed,
+                number(row.quality, 3),
+                number(row.speed, 1),
+                number(row.score, 4),
+                number(row.weight, 4),
+            );
+        }
+        table
+    }
+}
+
+fn number(value: Option<f64>, decimals: usize) -> String {
+    value.map_or_else(|| "–".to_owned(), |value| format!("{value:.decimals$}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up_and_what_is_unknown_is_a_dash() {
+        let counts = Counts { declared: 20_000.0, used: 512.0, answered: 9, refused: 1, failed: 0 };
+        let row = StatusRow {
+            uid: Uid(3),
+            hotkey: Hotkey::from_bytes([7; 32]),
+            task: "chat-demo".parse().unwrap(),
+            running: Counts::default(),
+            finished: Some(counts),
+            quality: Some(0.98765),
+            speed: None,
+            score: Some(0.25),
+            weight: None,
+        };
+        let status = Status {
+            block: None,
+            period_ends_in_s: None,
+            checks_waiting: 0,
+            weights_block: None,
+            rows: vec![row],
+        };
+        let table = status.table(Shown::Finished);
+        let widths: Vec<_> = table.lines().map(|line| line.chars().count()).collect();
+        assert_eq!(widths[0], widths[1], "{table}");
+        for cell in ["20000", "512", "0.988", "0.2500", "–"] {
+            assert!(table.contains(cell), "{cell} is missing in\n{table}");
+        }
+        assert!(!status.table(Shown::Running).contains("20000"));
+    }
+}
