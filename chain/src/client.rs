@@ -34,15 +34,16 @@ pub struct Chain {
 struct Inner {
     config: ChainConfig,
     url: Url,
-    link: Mutex<Link>,
+    connection: watch::Sender<Option<Arc<Connection>>>,
+    attempts: Mutex<Attempts>,
     heads: watch::Sender<Option<Head>>,
     /// One transaction at a time: the next nonce is known only when the last transaction is in the pool.
     signing: Mutex<()>,
 }
 
+/// What the next attempt to connect depends on; locked during an attempt.
 #[derive(Default)]
-struct Link {
-    connection: Option<Arc<Connection>>,
+struct Attempts {
     /// The first chain that was met; no other is accepted later.
     genesis: Option<BlockHash>,
     failures: u32,
@@ -60,10 +61,16 @@ impl Chain {
     /// A handle that connects at its first request. Fails only when the configuration is wrong.
     pub fn new(config: ChainConfig) -> Result<Self, ChainError> {
         let url = config.url()?;
-        let link = Link { genesis: config.network.genesis(), ..Link::default() };
-        let (heads, _) = watch::channel(None);
-        let (link, signing) = (Mutex::new(link), Mutex::new(()));
-        Ok(Self { inner: Arc::new(Inner { config, url, link, heads, signing }) })
+        let attempts = Attempts { genesis: config.network.genesis(), ..Attempts::default() };
+        let inner = Inner {
+            config,
+            url,
+            connection: watch::Sender::new(None),
+            attempts: Mutex::new(attempts),
+            heads: watch::Sender::new(None),
+            signing: Mutex::new(()),
+        };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// A handle that is connected now. For services that rather start without their chain than not at all, there is
@@ -79,15 +86,9 @@ impl Chain {
         shown(&self.inner.url)
     }
 
-    /// Whether there was a working connection when it was last used. Asks nobody.
-    pub async fn is_connected(&self) -> bool {
-        self.inner
-            .link
-            .lock()
-            .await
-            .connection
-            .as_ref()
-            .is_some_and(|connection| connection.is_alive())
+    /// Whether there is a working connection, as far as is known. Asks nobody.
+    pub fn is_connected(&self) -> bool {
+        self.living_connection().is_some()
     }
 
     /// The newest finalized block as the feed has seen it; `None` until the first. The feed is [`Chain::follow`].
@@ -139,35 +140,41 @@ impl Chain {
         });
     }
 
+    fn living_connection(&self) -> Option<Arc<Connection>> {
+        self.inner.connection.borrow().clone().filter(|connection| connection.is_alive())
+    }
+
     /// The connection, opened if need be.
     pub(crate) async fn connection(&self) -> Result<Arc<Connection>, ChainError> {
-        let mut link = self.inner.link.lock().await;
-        if let Some(connection) = &link.connection {
-            if connection.is_alive() {
-                return Ok(connection.clone());
-            }
-            warn!(endpoint = self.endpoint(), "lost the connection to the chain");
-            link.connection = None;
+        if let Some(connection) = self.living_connection() {
+            return Ok(connection);
         }
-        let pause = link.not_before.map(|then| then.saturating_duration_since(Instant::now()));
+        let mut attempts = self.inner.attempts.lock().await;
+        // Someone else may have connected meanwhile.
+        if let Some(connection) = self.living_connection() {
+            return Ok(connection);
+        }
+        if self.inner.connection.send_replace(None).is_some() {
+            warn!(endpoint = self.endpoint(), "lost the connection to the chain");
+        }
+        let pause = attempts.not_before.map(|then| then.saturating_duration_since(Instant::now()));
         if let Some(retry_in) = pause.filter(|pause| !pause.is_zero()) {
             return Err(ChainError::Waiting { endpoint: self.endpoint(), retry_in });
         }
-        match self.open(link.genesis).await {
+        match self.open(attempts.genesis).await {
             Ok(connection) => {
+                let genesis = connection.genesis();
+                info!(endpoint = self.endpoint(), %genesis, "connected to the chain");
                 let connection = Arc::new(connection);
-                info!(endpoint = self.endpoint(), genesis = %connection.genesis(), "connected to the chain");
-                *link = Link {
-                    genesis: Some(connection.genesis()),
-                    connection: Some(connection.clone()),
-                    ..Link::default()
-                };
+                self.inner.connection.send_replace(Some(connection.clone()));
+                *attempts = Attempts { genesis: Some(genesis), ..Attempts::default() };
                 Ok(connection)
             }
             Err(error) => {
-                let pause = backoff(link.failures, self.inner.config.longest_pause, rand::random());
-                link.failures = link.failures.saturating_add(1);
-                link.not_before = Some(Instant::now() + pause);
+                let pause =
+                    backoff(attempts.failures, self.inner.config.longest_pause, rand::random());
+                attempts.failures = attempts.failures.saturating_add(1);
+                attempts.not_before = Some(Instant::now() + pause);
                 Err(error)
             }
         }
@@ -239,7 +246,7 @@ mod tests {
         assert!(matches!(second, ChainError::Waiting { .. }), "{second}");
         assert!(second.is_retryable());
         assert!(second.retry_in().unwrap() <= FIRST_PAUSE);
-        assert!(!chain.is_connected().await);
+        assert!(!chain.is_connected());
         assert_eq!(*chain.blocks().borrow(), None);
     }
 

@@ -165,10 +165,6 @@ impl Sent {
     fn end(&self) -> BlockNumber {
         BlockNumber(self.birth + LIFETIME_BLOCKS)
     }
-
-    fn unknown(&self) -> SubmitError {
-        SubmitError::Unknown { extrinsic: self.extrinsic.into(), end: self.end() }
-    }
 }
 
 struct HotkeySigner<'a>(&'a Keypair);
@@ -198,46 +194,65 @@ impl Chain {
     ) -> Result<Included, SubmitError> {
         let connection = self.connection().await?;
         let mut sent = sign(&connection, call, keypair).await?;
-        let mut refused = None;
-        loop {
-            let submission = connection.rpc().author_submit_and_watch_extrinsic(&sent.bytes).await;
-            let deadline = Instant::now()
-                + sent.block_time * (LIFETIME_BLOCKS as u32 + FINALITY_BLOCKS)
-                + self.deadline();
-            let updates = match submission {
-                Ok(updates) => updates,
+        let mut first_refusal = None;
+        let updates = loop {
+            match connection.rpc().author_submit_and_watch_extrinsic(&sent.bytes).await {
+                Ok(updates) => break Some(updates),
                 Err(subxt::rpcs::Error::User(answer)) => {
                     let data = answer.data.as_ref().map(|data| data.get());
                     let refusal = PoolRefusal::new(answer.code, &answer.message, data);
-                    debug!(%refusal, "the node refused a transaction");
-                    // The node has answered: nothing was sent. What was signed may be out of date, a runtime upgrade or
-                    // a nonce that was just used; then, and only then, it is signed once more.
+                    // The node has answered, so it does not have the transaction. What was signed may be out of date,
+                    // after a runtime upgrade or when the nonce was just used; then it is signed once more.
                     let again = sign(&connection, call, keypair).await?;
                     let stale =
                         again.nonce != sent.nonce || again.spec_version != sent.spec_version;
-                    if refused.is_none() && stale {
-                        refused = Some(refusal);
-                        sent = again;
-                        continue;
+                    if first_refusal.is_some() || !stale {
+                        return Err(SubmitError::Pool(refusal));
                     }
-                    return Err(SubmitError::Pool(refusal));
+                    debug!(%refusal, "signing the transaction once more");
+                    first_refusal = Some(refusal);
+                    sent = again;
                 }
-                // Whether the node has it is not known.
+                // The node may have it or not.
                 Err(error) => {
-                    warn!(error = %connection.rpc_error("sending a transaction", error), "looking for it in the blocks");
-                    return self.settle(&sent, deadline).await;
+                    let error = connection.rpc_error("sending a transaction", error);
+                    warn!(%error, "looking for the transaction in the blocks");
+                    break None;
                 }
-            };
-            let finalized = watch(updates, deadline).await;
-            return match finalized {
-                Some(hash) => match self.outcome(&connection, hash, &sent).await {
-                    Err(SubmitError::Chain(error)) if error.is_retryable() => {
-                        self.settle(&sent, deadline).await
-                    }
-                    outcome => outcome,
-                },
-                None => self.settle(&sent, deadline).await,
-            };
+            }
+        };
+        let patience =
+            sent.block_time * (LIFETIME_BLOCKS as u32 + FINALITY_BLOCKS) + self.deadline();
+        let deadline = Instant::now() + patience;
+        if let Some(updates) = updates
+            && let Some(hash) = watch(updates, deadline).await
+        {
+            match self.outcome(&connection, hash, &sent).await {
+                Err(SubmitError::Chain(error)) => {
+                    debug!(%error, "cannot read the transaction's block yet")
+                }
+                outcome => return outcome,
+            }
+        }
+        let mut looked_at = sent.birth;
+        let unknown = || SubmitError::Unknown { extrinsic: sent.extrinsic.into(), end: sent.end() };
+        loop {
+            match self.look(&sent, &mut looked_at).await {
+                Ok(Some(included)) => return Ok(included),
+                Ok(None) => {}
+                Err(SubmitError::Chain(error)) if error.is_retryable() => {
+                    debug!(%error, "asking again about a transaction");
+                }
+                Err(SubmitError::Chain(error)) => {
+                    warn!(%error, "cannot find out about a transaction");
+                    return Err(unknown());
+                }
+                Err(error) => return Err(error),
+            }
+            if Instant::now() >= deadline {
+                return Err(unknown());
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
         }
     }
 
@@ -257,25 +272,6 @@ impl Chain {
                 "the node named a block without the transaction",
             )
             .into()),
-        }
-    }
-
-    /// Finds out from finalized blocks what became of a transaction, through any loss of the connection.
-    async fn settle(&self, sent: &Sent, deadline: Instant) -> Result<Included, SubmitError> {
-        let mut looked_at = sent.birth;
-        loop {
-            match self.look(sent, &mut looked_at).await {
-                Ok(Some(included)) => return Ok(included),
-                Ok(None) => {}
-                Err(SubmitError::Chain(error)) if error.is_retryable() => {
-                    debug!(%error, "cannot look for a transaction")
-                }
-                Err(error) => return Err(error),
-            }
-            if Instant::now() >= deadline {
-                return Err(sent.unknown());
-            }
-            tokio::time::sleep(LOOK_EVERY).await;
         }
     }
 
@@ -315,6 +311,28 @@ impl Chain {
             });
         }
         Ok(None)
+    }
+}
+
+/// After `error` in reading back a transaction that is in the chain: waits a little, or says that its effect is not
+/// known when it is past `deadline` or asking again is no use.
+pub(crate) async fn pause_after(
+    error: SubmitError,
+    included: &Included,
+    deadline: Instant,
+) -> Result<(), SubmitError> {
+    match error {
+        SubmitError::Chain(error) if error.is_retryable() && Instant::now() < deadline => {
+            debug!(%error, "asking again about a transaction");
+            tokio::time::sleep(LOOK_EVERY).await;
+            Ok(())
+        }
+        // `Chain` would say that nothing was sent.
+        SubmitError::Chain(error) => {
+            warn!(%error, "cannot read back a transaction");
+            Err(SubmitError::Unknown { extrinsic: included.extrinsic, end: included.block })
+        }
+        error => Err(error),
     }
 }
 

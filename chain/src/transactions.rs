@@ -1,17 +1,23 @@
 //! What a hotkey does on the chain: announce an axon, set weights.
 
+use std::time::Duration;
+
 use common::{BlockNumber, Keypair, Netuid, Uid};
 use subxt::dynamic::Value;
 use subxt::ext::scale_decode::DecodeAsType;
 use subxt::ext::scale_value::Composite;
+use tokio::time::Instant;
 
 use crate::axon::{Axon, AxonFields};
 use crate::client::Chain;
 use crate::error::{BlockHash, ChainError};
 use crate::metagraph::{read_rules, total_stakes};
 use crate::preflight::{Preflight, ServeFacts, WeightFacts, check_serve, check_weights};
-use crate::signed::{Call, Included, SubmitError};
+use crate::signed::{Call, Included, SubmitError, pause_after};
 use crate::storage::{At, Key as _, PALLET};
+
+/// How long a chain that goes away just after it took a transaction is awaited, to read back what it took.
+const PROOF_PATIENCE: Duration = Duration::from_secs(60);
 
 /// What became of an announcement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,9 +63,15 @@ impl Chain {
         }
         check_serve(&facts, &axon)?;
         let call = serve_axon_call(netuid, axon);
-        let Included { block, hash, extrinsic } = self.submit(&call, keypair).await?;
-        let at = self.at_block(block, hash).await?;
-        let (_, announced) = serve_facts(&at, netuid, keypair).await?;
+        let included = self.submit(&call, keypair).await?;
+        let Included { block, hash, extrinsic } = included;
+        let deadline = Instant::now() + PROOF_PATIENCE;
+        let announced = loop {
+            match self.announced_in(&included, netuid, keypair).await {
+                Ok(announced) => break announced,
+                Err(error) => pause_after(error, &included, deadline).await?,
+            }
+        };
         if announced != Some(axon.to_fields()) {
             return Err(SubmitError::NotApplied { extrinsic, block });
         }
@@ -86,11 +98,16 @@ impl Chain {
             return Err(Preflight::NotRegistered { netuid, hotkey: facts.hotkey }.into());
         };
         let call = set_weights_call(netuid, weights, version_key);
-        let Included { block, hash, extrinsic } = self.submit(&call, keypair).await?;
-        let at = self.at_block(block, hash).await?;
-        let stored = at.weights(netuid, uid).await?;
-        let rules = read_rules(&at, netuid).await?;
-        if rules.last_update(uid) != block || !same_ratios(weights, &stored) {
+        let included = self.submit(&call, keypair).await?;
+        let Included { block, hash, extrinsic } = included;
+        let deadline = Instant::now() + PROOF_PATIENCE;
+        let (stored, updated) = loop {
+            match self.weights_in(&included, netuid, uid).await {
+                Ok(read) => break read,
+                Err(error) => pause_after(error, &included, deadline).await?,
+            }
+        };
+        if updated != block || !same_ratios(weights, &stored) {
             return Err(SubmitError::NotApplied { extrinsic, block });
         }
         Ok(WeightsSet { block, hash, extrinsic, weights: stored })
@@ -112,10 +129,31 @@ impl Chain {
         Ok(At::new(connection, block))
     }
 
-    async fn at_block(&self, number: BlockNumber, hash: BlockHash) -> Result<At, ChainError> {
+    async fn at_block_of(&self, included: &Included) -> Result<At, ChainError> {
         let connection = self.connection().await?;
-        let block = connection.at(hash.into(), number.0).await?;
+        let block = connection.at(included.hash.into(), included.block.0).await?;
         Ok(At::new(connection, block))
+    }
+
+    async fn announced_in(
+        &self,
+        included: &Included,
+        netuid: Netuid,
+        keypair: &Keypair,
+    ) -> Result<Option<AxonFields>, SubmitError> {
+        let at = self.at_block_of(included).await?;
+        Ok(serve_facts(&at, netuid, keypair).await?.1)
+    }
+
+    /// The weights of `uid` and the block in which they were set.
+    async fn weights_in(
+        &self,
+        included: &Included,
+        netuid: Netuid,
+        uid: Uid,
+    ) -> Result<(Vec<(Uid, u16)>, BlockNumber), SubmitError> {
+        let at = self.at_block_of(included).await?;
+        Ok((at.weights(netuid, uid).await?, read_rules(&at, netuid).await?.last_update(uid)))
     }
 }
 
@@ -225,8 +263,10 @@ fn same_ratios(sent: &[(Uid, u16)], stored: &[(Uid, u16)]) -> bool {
 mod tests {
     use subxt::config::substrate::SpecVersionForRange;
     use subxt::{Metadata, OfflineClient, SubstrateConfig};
+    use tokio_util::sync::CancellationToken;
 
     use super::*;
+    use crate::network::{ChainConfig, Network};
 
     /// What every runtime so far has.
     const ITEMS_OF_SUBNET: [&str; 18] = [
@@ -249,6 +289,18 @@ mod tests {
         "Consensus",
         "Dividends",
     ];
+
+    #[test]
+    fn every_request_can_run_in_a_task_of_its_own() {
+        fn is_send<T: Send>(_: T) {}
+        let chain = Chain::new(ChainConfig::new(Network::Local)).unwrap();
+        let alice = Keypair::development("Alice");
+        is_send(chain.set_weights(Netuid(1), &[], 0, &alice));
+        is_send(chain.serve_axon(Netuid(1), Axon::local(1), &alice));
+        is_send(chain.weight_facts(Netuid(1), &alice));
+        is_send(chain.metagraph(Netuid(1)));
+        is_send(chain.follow(CancellationToken::new()));
+    }
 
     #[test]
     fn stored_weights_prove_only_what_was_sent() {
