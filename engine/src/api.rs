@@ -1,0 +1,174 @@
+//! What every engine offers.
+
+use std::fmt;
+use std::sync::Arc;
+
+use common::generation::{FinishReason, Generation, Prompt, Sampling};
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+
+/// An engine shared by the handlers of a service.
+pub type SharedEngine = Arc<dyn Engine>;
+
+/// Something that continues text, and can say how likely given tokens are.
+pub trait Engine: fmt::Debug + Send + Sync {
+    /// The loaded model.
+    fn model(&self) -> &ModelInfo;
+
+    /// How many generations make sense at once; more wait inside the engine.
+    fn parallel(&self) -> usize;
+
+    /// Starts generating. Dropping the stream cancels the generation.
+    ///
+    /// # Errors
+    /// If the prompt cannot be rendered or does not fit, or the engine cannot be reached. What happens later comes
+    /// through the stream.
+    fn generate(&self, generation: Generation) -> BoxFuture<'_, Result<Generating, EngineError>>;
+
+    /// Scores given tokens in one prefill over prompt and tokens.
+    ///
+    /// # Errors
+    /// [`EngineError::Unsupported`] if this engine has no access to whole distributions.
+    fn reference(&self, pass: ReferencePass) -> BoxFuture<'_, Result<Reference, EngineError>>;
+}
+
+/// Facts about a loaded model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelInfo {
+    pub name: String,
+    /// Number of token ids: every id is below it. 0 if a remote engine does not say.
+    pub vocabulary: u32,
+    /// The most tokens of prompt and answer together.
+    pub context: u32,
+    /// Tokens that end an answer. Empty if a remote engine does not say.
+    pub end_tokens: Vec<u32>,
+}
+
+/// A generation under way.
+pub struct Generating {
+    /// Tokens of the rendered prompt. 0 if a remote engine does not say.
+    pub prompt_tokens: u32,
+    /// Zero or more [`Event::Piece`], then one [`Event::End`] or one error, then nothing.
+    pub events: BoxStream<'static, Result<Event, EngineError>>,
+}
+
+impl fmt::Debug for Generating {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Generating")
+            .field("prompt_tokens", &self.prompt_tokens)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What comes out of a generation.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    Piece(Piece),
+    End(FinishReason),
+}
+
+/// Some tokens and the text that became certain with them. Either may be empty: a character can take several tokens, and
+/// text that may be the start of a stop text is held back.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Piece {
+    pub text: String,
+    pub tokens: Vec<Token>,
+}
+
+/// One drawn token.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Token {
+    /// [`Token::UNKNOWN_ID`] if a remote engine does not say.
+    pub id: u32,
+    /// Natural-log probability at temperature 1, before noise.
+    pub logprob: f32,
+    /// The most likely alternatives, best first: id, text, natural-log probability.
+    pub top: Vec<Alternative>,
+    /// The token's own text; may be no whole character.
+    pub text: String,
+}
+
+impl Token {
+    /// Stands for the id of a token that a remote engine reports only by its text. No vocabulary has it.
+    pub const UNKNOWN_ID: u32 = u32::MAX;
+}
+
+/// A token that could have been drawn.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Alternative {
+    pub id: u32,
+    pub text: String,
+    pub logprob: f32,
+}
+
+/// Tokens to score after a prompt.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReferencePass {
+    pub prompt: Prompt,
+    pub tokens: Vec<u32>,
+    /// How they are said to have been drawn.
+    pub sampling: Sampling,
+}
+
+/// The model's own view of given tokens.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reference {
+    pub prompt_tokens: u32,
+    /// One entry per given token.
+    pub tokens: Vec<TokenScore>,
+    /// The text the given tokens decode to, end tokens left out.
+    pub text: String,
+}
+
+/// The model's own view of one given token, in nats.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TokenScore {
+    /// Log-probability of the given token at temperature 1.
+    pub logprob: f32,
+    /// How many tokens are more likely; 0 is the most likely one.
+    pub rank: u32,
+    /// Entropy of the distribution at temperature 1.
+    pub entropy: f32,
+    /// The token that the seeded sampler draws here.
+    pub drawn: u32,
+    /// Score of the drawn token minus score of the given one: 0 where they are the same.
+    /// Infinite where the given token cannot be drawn at all.
+    pub deficit: f32,
+    /// Score of the best token minus score of the second best: how sure the draw is.
+    pub gap: f32,
+}
+
+/// Why an engine did not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The caller's mistake.
+    #[error(
+        "the prompt has {tokens} tokens and the answer may have {max_tokens}, the model's context is {context}"
+    )]
+    TooLong { tokens: u32, max_tokens: u32, context: u32 },
+    /// The caller's mistake.
+    #[error("token {token} is outside the model's vocabulary of {vocabulary}")]
+    OutsideVocabulary { token: u32, vocabulary: u32 },
+    /// The caller's mistake: for example a conversation that the model's chat template refuses.
+    #[error("the prompt cannot be rendered: {0}")]
+    BadPrompt(String),
+    /// This engine cannot do that.
+    #[error("{0}")]
+    Unsupported(String),
+    /// A model folder that cannot be loaded.
+    #[error("the model folder {folder} cannot be loaded: {problem}")]
+    Load { folder: std::path::PathBuf, problem: String },
+    /// The engine died and could not be revived, or a remote server failed.
+    #[error("the engine failed: {0}")]
+    Failed(String),
+}
+
+impl EngineError {
+    /// Whether the request itself is at fault.
+    pub fn is_callers_mistake(&self) -> bool {
+        match self {
+            Self::TooLong { .. } | Self::OutsideVocabulary { .. } | Self::BadPrompt(_) => true,
+            Self::Unsupported(_) | Self::Load { .. } | Self::Failed(_) => false,
+        }
+    }
+}

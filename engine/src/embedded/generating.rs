@@ -1,0 +1,259 @@
+//! Drawing tokens inside mistral.rs, and the stream of them.
+//!
+//! mistral.rs has no seed per request, so a logits processor does the drawing: it sees the logits of every step, draws,
+//! reports, and returns logits whose argmax is the drawn token. It also decides when the answer ends, by returning the end
+//! token, so no step is computed in vain after a stop text or after the consumer went away.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use common::generation::{FinishReason, Generation};
+use futures::StreamExt;
+use mistralrs::{CustomLogitsProcessor, Response, Tensor};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+use super::loading::Live;
+use super::{Inner, Purpose, REVIVALS};
+use crate::api::{Alternative, EngineError, Event, Generating, Piece, Token};
+use crate::folder::ModelFolder;
+use crate::sampler::Distribution;
+use crate::text::{Decoder, StopWatch, Watched};
+
+pub(super) async fn generate(
+    inner: Arc<Inner>,
+    generation: Generation,
+) -> Result<Generating, EngineError> {
+    inner.unless(Purpose::Generation, "generation")?;
+    let ids = inner.render(&generation.prompt).await?;
+    let tokens = u32::try_from(ids.len()).unwrap_or(u32::MAX);
+    let (max_tokens, context) = (generation.max_tokens, inner.info.context);
+    if tokens.saturating_add(max_tokens) > context {
+        return Err(EngineError::TooLong { tokens, max_tokens, context });
+    }
+    let run = Run { job: Job { ids, generation }, inner, phase: Phase::Start, retries: REVIVALS };
+    let events = futures::stream::unfold(run, |mut run| async { Some((run.next().await?, run)) });
+    Ok(Generating { prompt_tokens: tokens, events: events.boxed() })
+}
+
+/// A generation with its prompt rendered.
+#[derive(Debug, Clone)]
+pub(super) struct Job {
+    pub(super) ids: Vec<u32>,
+    pub(super) generation: Generation,
+}
+
+/// A job in the engine.
+pub(super) struct Running {
+    /// Closed when the engine has dropped the sequence.
+    pub(super) steps: mpsc::UnboundedReceiver<Result<Step, EngineError>>,
+    responses: Responses,
+    live: Arc<Live>,
+}
+
+/// Where mistral.rs answers. Shared with the processor, because the engine panics if the receiver is gone before it.
+type Responses = Arc<Mutex<mpsc::Receiver<Response>>>;
+
+/// What one token brought.
+pub(super) struct Step {
+    pub(super) piece: Piece,
+    end: Option<FinishReason>,
+}
+
+impl Inner {
+    /// Hands a job to the engine as soon as one of `permits` is free. The sequence keeps the permit until it has left the
+    /// engine, however it ends.
+    pub(super) async fn start(
+        &self,
+        job: &Job,
+        permits: &Arc<Semaphore>,
+    ) -> Result<Running, EngineError> {
+        let permit = Arc::clone(permits).acquire_owned().await;
+        let permit = permit.map_err(|error| EngineError::Failed(error.to_string()))?;
+        let live = self.live().await?;
+        // Bounded by the number of tokens asked for.
+        let (out, steps) = mpsc::unbounded_channel();
+        let (sender, receiver) = mpsc::channel(4);
+        let responses = Arc::new(Mutex::new(receiver));
+        let processor = SeededSampler {
+            folder: Arc::clone(&self.folder),
+            state: Mutex::new(State {
+                position: 0,
+                decoder: Decoder::default(),
+                watch: StopWatch::new(job.generation.stop.clone()),
+                out,
+            }),
+            generation: job.generation.clone(),
+            _responses: Arc::clone(&responses),
+            _permit: permit,
+        };
+        let max_tokens = job.generation.max_tokens as usize;
+        let request = self.request(job.ids.clone(), max_tokens, false, Arc::new(processor), sender);
+        // If the engine is gone, dropping the request closes `steps`, which says the same.
+        let _ = live.requests.send(request).await;
+        Ok(Running { steps, responses, live })
+    }
+}
+
+impl Running {
+    /// Why the engine ended the sequence without a last token, if it said so.
+    fn refusal(&self) -> Option<EngineError> {
+        let mut responses = self.responses.lock().unwrap_or_else(PoisonError::into_inner);
+        match responses.try_recv().ok()?.as_result() {
+            Ok(_) => Some(EngineError::Failed("it ended the answer by itself".to_owned())),
+            Err(error) => Some(EngineError::Failed(error.to_string())),
+        }
+    }
+}
+
+/// A generation as a stream.
+struct Run {
+    job: Job,
+    inner: Arc<Inner>,
+    phase: Phase,
+    retries: usize,
+}
+
+enum Phase {
+    Start,
+    Running { running: Running, emitted: bool },
+    Ending(FinishReason),
+    Over,
+}
+
+impl Run {
+    async fn next(&mut self) -> Option<Result<Event, EngineError>> {
+        loop {
+            match &mut self.phase {
+                Phase::Start => match self.inner.start(&self.job, &self.inner.permits).await {
+                    Ok(running) => self.phase = Phase::Running { running, emitted: false },
+                    Err(error) => return self.fail(error),
+                },
+                Phase::Running { running, emitted } => match running.steps.recv().await {
+                    Some(Ok(step)) => {
+                        *emitted = true;
+                        if let Some(reason) = step.end {
+                            self.phase = Phase::Ending(reason);
+                        }
+                        return Some(Ok(Event::Piece(step.piece)));
+                    }
+                    Some(Err(error)) => return self.fail(error),
+                    None => {
+                        if let Some(error) = running.refusal() {
+                            return self.fail(error);
+                        }
+                        let (live, emitted) = (Arc::clone(&running.live), *emitted);
+                        if emitted || self.retries == 0 {
+                            let when = if emitted {
+                                "in the middle of an answer"
+                            } else {
+                                "again and again"
+                            };
+                            return self.fail(EngineError::Failed(format!("it died {when}")));
+                        }
+                        self.retries -= 1;
+                        self.phase = Phase::Start;
+                        if let Err(error) = self.inner.revive(&live).await {
+                            return self.fail(error);
+                        }
+                    }
+                },
+                Phase::Ending(reason) => {
+                    let reason = *reason;
+                    self.phase = Phase::Over;
+                    return Some(Ok(Event::End(reason)));
+                }
+                Phase::Over => return None,
+            }
+        }
+    }
+
+    fn fail(&mut self, error: EngineError) -> Option<Result<Event, EngineError>> {
+        self.phase = Phase::Over;
+        Some(Err(error))
+    }
+}
+
+/// Draws the tokens of one sequence.
+struct SeededSampler {
+    folder: Arc<ModelFolder>,
+    generation: Generation,
+    state: Mutex<State>,
+    _responses: Responses,
+    _permit: OwnedSemaphorePermit,
+}
+
+struct State {
+    /// Tokens drawn so far. The context that mistral.rs passes is no substitute: it can be a part of the sequence.
+    position: u32,
+    decoder: Decoder,
+    watch: StopWatch,
+    out: mpsc::UnboundedSender<Result<Step, EngineError>>,
+}
+
+impl CustomLogitsProcessor for SeededSampler {
+    fn apply(&self, logits: &Tensor, _context: &[u32]) -> mistralrs::Result<Tensor> {
+        let logits = logits.to_vec1::<f32>()?;
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = if state.out.is_closed() {
+            None
+        } else {
+            let step = self.step(&logits, &mut state);
+            let next = match &step {
+                Ok(Step { piece, end: None }) => piece.tokens.last().map(|token| token.id),
+                _ => None,
+            };
+            // Nobody may be listening any more: the next step sees that.
+            let _ = state.out.send(step);
+            next
+        };
+        let mut chosen = vec![0.0_f32; logits.len()];
+        if let Some(score) = chosen.get_mut(next.unwrap_or(self.folder.ends.engine) as usize) {
+            *score = 1.0;
+        }
+        Tensor::from_vec(chosen, logits.len(), &mistralrs::Device::Cpu)
+    }
+}
+
+impl SeededSampler {
+    fn step(&self, logits: &[f32], state: &mut State) -> Result<Step, EngineError> {
+        let Generation { sampling, max_tokens, top_logprobs, .. } = &self.generation;
+        let failed = |error: tokenizers::Error| EngineError::Failed(error.to_string());
+        let tokenizer = &self.folder.tokenizer;
+        let text_of = |id| tokenizer.decode(&[id], false).map_err(failed);
+
+        let distribution =
+            Distribution::new(logits).map_err(|error| EngineError::Failed(error.to_string()))?;
+        let drawn = distribution.draw(sampling, state.position);
+        state.position += 1;
+        let top = distribution.top(usize::from(*top_logprobs)).into_iter().map(|id| {
+            Ok(Alternative { id, text: text_of(id)?, logprob: distribution.logprob(id) })
+        });
+        let token = Token {
+            id: drawn.token,
+            logprob: drawn.logprob,
+            top: top.collect::<Result<_, EngineError>>()?,
+            text: text_of(drawn.token)?,
+        };
+
+        let (mut text, mut end) = if self.folder.ends.all.contains(&drawn.token) {
+            (String::new(), Some(FinishReason::Stop))
+        } else {
+            let new = state.decoder.push(tokenizer, drawn.token).map_err(failed)?;
+            match state.watch.push(new) {
+                Watched::Text(text) => (text, None),
+                Watched::Stopped(text) => {
+                    return Ok(Step {
+                        piece: Piece { text, tokens: vec![token] },
+                        end: Some(FinishReason::Stop),
+                    });
+                }
+            }
+        };
+        if end.is_none() && state.position >= *max_tokens {
+            end = Some(FinishReason::Length);
+        }
+        if end.is_some() {
+            text.push_str(&state.watch.finish());
+        }
+        Ok(Step { piece: Piece { text, tokens: vec![token] }, end })
+    }
+}

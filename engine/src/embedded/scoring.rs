@@ -1,0 +1,131 @@
+//! The reference pass: one prefill that returns the logits of every position.
+//!
+//! mistral.rs keeps a raw sequence for one more step after it has answered. A second request in that time can be batched
+//! with it, which kills the engine, so the permit stays with the sequence until that is gone.
+
+use std::sync::Arc;
+
+use common::generation::Sampling;
+use futures::TryFutureExt;
+use mistralrs::{CustomLogitsProcessor, DType, Response, Tensor};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, mpsc};
+
+use super::{Inner, Purpose, REVIVALS};
+use crate::api::{EngineError, Reference, ReferencePass, TokenScore};
+use crate::sampler::Distribution;
+use crate::text;
+
+pub(super) async fn reference(
+    inner: &Inner,
+    pass: ReferencePass,
+) -> Result<Reference, EngineError> {
+    inner.unless(Purpose::Reference, "checks")?;
+    let vocabulary = inner.info.vocabulary;
+    if let Some(&token) = pass.tokens.iter().find(|&&token| token >= vocabulary) {
+        return Err(EngineError::OutsideVocabulary { token, vocabulary });
+    }
+    let mut ids = inner.render(&pass.prompt).await?;
+    let length = |ids: &[u32]| u32::try_from(ids.len()).unwrap_or(u32::MAX);
+    let (tokens, max_tokens, context) = (length(&ids), length(&pass.tokens), inner.info.context);
+    if tokens.saturating_add(max_tokens) > context {
+        return Err(EngineError::TooLong { tokens, max_tokens, context });
+    }
+    let prompt = ids.len();
+    ids.extend(&pass.tokens);
+    let scores = match pass.tokens.is_empty() {
+        true => Vec::new(),
+        false => score(inner, ids, prompt, pass.sampling).await?,
+    };
+    let words: Vec<u32> =
+        pass.tokens.into_iter().filter(|token| !inner.info.end_tokens.contains(token)).collect();
+    let text = text::decode(&inner.folder.tokenizer, &words)
+        .map_err(|error| EngineError::Failed(error.to_string()))?;
+    Ok(Reference { prompt_tokens: tokens, tokens: scores, text })
+}
+
+async fn score(
+    inner: &Inner,
+    ids: Vec<u32>,
+    prompt: usize,
+    sampling: Sampling,
+) -> Result<Vec<TokenScore>, EngineError> {
+    let ids: Arc<[u32]> = ids.into();
+    let mut problem = String::new();
+    for _ in 0..=REVIVALS {
+        let permit = Arc::clone(&inner.permits).acquire_owned().await;
+        let permit = permit.map_err(|error| EngineError::Failed(error.to_string()))?;
+        let live = inner.live().await?;
+        let (sender, receiver) = mpsc::channel(4);
+        let receiver = Arc::new(Mutex::new(receiver));
+        let held = Arc::new(Held { _receiver: Arc::clone(&receiver), _permit: permit });
+        // The length is of no account: a raw request ends after the prefill.
+        let request = inner.request(ids.to_vec(), 1, true, held, sender);
+        // If the engine is gone, the channel of answers is closed, which says the same.
+        let _ = live.requests.send(request).await;
+        let answer = receiver.lock().await.recv().await;
+        problem = match answer {
+            Some(Response::Raw { logits_chunks, tokens }) if *tokens == *ids => {
+                let ids = Arc::clone(&ids);
+                let reduce = move || reduce(&logits_chunks, &ids, prompt, &sampling);
+                let reduced =
+                    tokio::task::spawn_blocking(reduce).map_err(|error| error.to_string());
+                match reduced.await.flatten() {
+                    Ok(scores) => return Ok(scores),
+                    Err(problem) => problem,
+                }
+            }
+            Some(response) => match response.as_result() {
+                Ok(_) => "it answered something else than the logits".to_owned(),
+                Err(error) => error.to_string(),
+            },
+            None => "it died".to_owned(),
+        };
+        tracing::warn!(model = %inner.info.name, "a reference pass on {} failed: {problem}", inner.info.name);
+        inner.revive(&live).await?;
+    }
+    Err(EngineError::Failed(problem))
+}
+
+/// Scores each token after the prompt from the row of logits before it. The only place that sees whole rows.
+fn reduce(
+    chunks: &[Tensor],
+    ids: &[u32],
+    prompt: usize,
+    sampling: &Sampling,
+) -> Result<Vec<TokenScore>, String> {
+    let mut scores = Vec::with_capacity(ids.len() - prompt);
+    let mut next = 1;
+    for chunk in chunks {
+        let (rows, width) = chunk.dims2().map_err(|error| error.to_string())?;
+        for row in 0..rows {
+            if let Some(&given) = ids.get(next)
+                && next >= prompt
+            {
+                if given as usize >= width {
+                    return Err(format!("it answered logits of {width} tokens only"));
+                }
+                let row = chunk.get(row).and_then(|row| row.to_dtype(DType::F32)?.to_vec1::<f32>());
+                let row = row.map_err(|error| error.to_string())?;
+                let distribution = Distribution::new(&row).map_err(|error| error.to_string())?;
+                scores.push(distribution.score(given, sampling, (next - prompt) as u32));
+            }
+            next += 1;
+        }
+    }
+    match next == ids.len() + 1 {
+        true => Ok(scores),
+        false => Err(format!("it answered {} rows of logits for {} tokens", next - 1, ids.len())),
+    }
+}
+
+/// Keeps what must outlive the sequence. Raw requests are never sampled.
+struct Held {
+    _receiver: Arc<Mutex<mpsc::Receiver<Response>>>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl CustomLogitsProcessor for Held {
+    fn apply(&self, logits: &Tensor, _context: &[u32]) -> mistralrs::Result<Tensor> {
+        Ok(logits.clone())
+    }
+}

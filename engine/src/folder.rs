@@ -1,0 +1,240 @@
+//! A model folder, checked before anything large is loaded: what is wrong with it is said by file name.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde_json::Value;
+use tokenizers::Tokenizer;
+
+use crate::api::EngineError;
+
+/// Larger JSON files are no configuration. Real tokenizers reach 35 MB.
+const MOST_JSON: u64 = 256 << 20;
+/// Header limit of the safetensors format.
+const MOST_HEADER: u64 = 100_000_000;
+
+/// What the engine needs to know of a folder.
+#[derive(Debug)]
+pub(crate) struct ModelFolder {
+    pub(crate) path: PathBuf,
+    pub(crate) tokenizer: Tokenizer,
+    /// Entries of the model's output.
+    pub(crate) vocabulary: u32,
+    /// Positions the model was made for.
+    pub(crate) context: u32,
+    pub(crate) ends: EndTokens,
+    pub(crate) chat_template: bool,
+    /// Total size of the weights.
+    pub(crate) bytes: u64,
+}
+
+/// Tokens that end an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct EndTokens {
+    /// All, ascending.
+    pub(crate) all: Vec<u32>,
+    /// One at which mistral.rs too ends a sequence.
+    pub(crate) engine: u32,
+}
+
+#[derive(Deserialize)]
+struct Config {
+    vocab_size: Option<u32>,
+    max_position_embeddings: Option<u32>,
+    #[serde(default)]
+    eos_token_id: Ids,
+}
+
+#[derive(Deserialize, Default)]
+struct GenerationConfig {
+    #[serde(default)]
+    eos_token_id: Ids,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(untagged)]
+enum Ids {
+    One(u32),
+    Many(Vec<u32>),
+    #[default]
+    None,
+}
+
+impl Ids {
+    fn as_slice(&self) -> &[u32] {
+        match self {
+            Self::One(id) => std::slice::from_ref(id),
+            Self::Many(ids) => ids,
+            Self::None => &[],
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct TokenizerConfig {
+    chat_template: Option<Value>,
+    eos_token: Option<TokenName>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum TokenName {
+    Text(String),
+    Added { content: String },
+}
+
+/// Reads everything but the weights, and of those the headers.
+///
+/// # Errors
+/// [`EngineError::Load`] with the name of the file at fault.
+pub(crate) fn inspect(path: &Path) -> Result<ModelFolder, EngineError> {
+    read(path).map_err(|problem| EngineError::Load { folder: path.to_owned(), problem })
+}
+
+fn read(path: &Path) -> Result<ModelFolder, String> {
+    // Anything that is no local folder would be looked up on the hub.
+    let path = path.canonicalize().map_err(|error| format!("it cannot be opened: {error}"))?;
+    if !path.is_dir() {
+        return Err("it is not a folder".to_owned());
+    }
+    let config: Config = json(&path, "config.json")?;
+    let vocabulary = config.vocab_size.filter(|&n| n > 0).ok_or("config.json has no vocab_size")?;
+    let context = config
+        .max_position_embeddings
+        .filter(|&n| n > 0)
+        .ok_or("config.json has no max_position_embeddings")?;
+    let tokenizer = Tokenizer::from_bytes(bytes(&path, "tokenizer.json")?)
+        .map_err(|error| format!("tokenizer.json is not a tokenizer: {error}"))?;
+    if tokenizer.get_vocab_size(true) > vocabulary as usize {
+        return Err(format!(
+            "tokenizer.json has {} tokens, but config.json says vocab_size {vocabulary}",
+            tokenizer.get_vocab_size(true)
+        ));
+    }
+    let tokenizer_config: TokenizerConfig = json(&path, "tokenizer_config.json")?;
+    let generation: GenerationConfig = match path.join("generation_config.json").exists() {
+        true => json(&path, "generation_config.json")?,
+        false => GenerationConfig::default(),
+    };
+    let chat_template = tokenizer_config.chat_template.is_some()
+        || ["chat_template.jinja", "chat_template.json"]
+            .iter()
+            .any(|name| path.join(name).exists());
+
+    let named = match tokenizer_config.eos_token {
+        Some(TokenName::Text(name) | TokenName::Added { content: name }) => {
+            let missing = || {
+                format!(
+                    "tokenizer_config.json names the end token {name:?}, which tokenizer.json lacks"
+                )
+            };
+            Some(tokenizer.token_to_id(&name).ok_or_else(missing)?)
+        }
+        None => None,
+    };
+    let engine = named.or_else(|| generation.eos_token_id.as_slice().first().copied());
+    let engine = engine
+        .filter(|&id| id < vocabulary)
+        .ok_or("neither tokenizer_config.json nor generation_config.json names an end token")?;
+    let listed = [config.eos_token_id.as_slice(), generation.eos_token_id.as_slice()].concat();
+    let all: BTreeSet<u32> =
+        std::iter::once(engine).chain(listed).filter(|&id| id < vocabulary).collect();
+    let bytes = weights(&path)?;
+    let ends = EndTokens { all: all.into_iter().collect(), engine };
+    Ok(ModelFolder { path, tokenizer, vocabulary, context, ends, chat_template, bytes })
+}
+
+/// Checks that all weight files are there and whole; their total size.
+fn weights(folder: &Path) -> Result<u64, String> {
+    #[derive(Deserialize)]
+    struct Index {
+        weight_map: std::collections::BTreeMap<String, String>,
+    }
+    const INDEX: &str = "model.safetensors.index.json";
+    let mut names = BTreeSet::new();
+    if folder.join(INDEX).exists() {
+        let index: Index = json(folder, INDEX)?;
+        for name in index.weight_map.into_values() {
+            if name.contains(['/', '\\']) {
+                return Err(format!("{INDEX} names a file outside the folder: {name}"));
+            }
+            names.insert(name);
+        }
+    }
+    let entries = folder.read_dir().map_err(|error| format!("it cannot be listed: {error}"))?;
+    for entry in entries.flatten() {
+        if let Ok(name) = entry.file_name().into_string()
+            && name.ends_with(".safetensors")
+        {
+            names.insert(name);
+        }
+    }
+    if names.is_empty() {
+        return Err("it has no *.safetensors file".to_owned());
+    }
+    names.iter().map(|name| whole_safetensors(folder, name)).sum()
+}
+
+/// A safetensors file begins with the length of a JSON header that says where each tensor ends.
+fn whole_safetensors(folder: &Path, name: &str) -> Result<u64, String> {
+    #[derive(Deserialize)]
+    struct Tensor {
+        data_offsets: [u64; 2],
+    }
+    let (mut file, size) = open(folder, name)?;
+    let truncated = |wanted: u64| format!("{name} is truncated: it has {size} of {wanted} bytes");
+    let mut length = [0; 8];
+    file.read_exact(&mut length).map_err(|_| truncated(8))?;
+    let length = u64::from_le_bytes(length);
+    if length > MOST_HEADER {
+        return Err(format!("{name} is not a safetensors file"));
+    }
+    let mut header = Vec::new();
+    file.take(length)
+        .read_to_end(&mut header)
+        .map_err(|error| format!("{name} cannot be read: {error}"))?;
+    if (header.len() as u64) < length {
+        return Err(truncated(8 + length));
+    }
+    let header: serde_json::Map<String, Value> = serde_json::from_slice(&header)
+        .map_err(|error| format!("{name} is not a safetensors file: {error}"))?;
+    let mut end = 0;
+    for (tensor, entry) in header.into_iter().filter(|(key, _)| key != "__metadata__") {
+        let entry: Tensor = serde_json::from_value(entry)
+            .map_err(|error| format!("{name} is not a safetensors file: {tensor}: {error}"))?;
+        end = end.max(entry.data_offsets[1]);
+    }
+    let wanted =
+        end.checked_add(8 + length).ok_or_else(|| format!("{name} is not a safetensors file"))?;
+    if size < wanted { Err(truncated(wanted)) } else { Ok(size) }
+}
+
+fn json<T: for<'de> Deserialize<'de>>(folder: &Path, name: &str) -> Result<T, String> {
+    serde_json::from_slice(&bytes(folder, name)?)
+        .map_err(|error| format!("{name} cannot be understood: {error}"))
+}
+
+fn bytes(folder: &Path, name: &str) -> Result<Vec<u8>, String> {
+    let (mut file, size) = open(folder, name)?;
+    if size > MOST_JSON {
+        return Err(format!("{name} is too large: {size} bytes"));
+    }
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).map_err(|error| format!("{name} cannot be read: {error}"))?;
+    Ok(bytes)
+}
+
+fn open(folder: &Path, name: &str) -> Result<(File, u64), String> {
+    let open = || {
+        let file = File::open(folder.join(name))?;
+        let size = file.metadata()?.len();
+        Ok((file, size))
+    };
+    open().map_err(|error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::NotFound => format!("{name} is missing"),
+        _ => format!("{name} cannot be read: {error}"),
+    })
+}

@@ -1,0 +1,16 @@
+//! Inference engines: streaming generation with seeded sampling, and the reference pass that checks are made of.
+//!
+//! The only crate that names mistral.rs. [`Embedded`] runs a model in this process, [`Remote`] speaks to an
+//! OpenAI-compatible server such as vLLM or `mistralrs serve`.
+
+mod api;
+mod embedded;
+mod folder;
+pub mod noise;
+mod remote;
+pub mod sampler;
+mod text;
+
+pub use api::*;
+pub use embedded::{Embedded, EmbeddedConfig, NumberFormat, Progress, Purpose, Quantisation};
+pub use remote::{ApiKey, Remote, RemoteConfig};
