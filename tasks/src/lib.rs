@@ -1,0 +1,12 @@
+//! The task catalogue: kinds, limits, weightings, work units, and the synthetic requests that tasks are probed with.
+
+mod catalogue;
+mod reader;
+pub mod synthetic;
+pub mod wire;
+
+pub use catalogue::{
+    BadCatalogue, Catalogue, Checking, Dtype, Engine, ModelSource, Prompts, Span, Task, TaskLimits,
+    Timeouts,
+};
+pub use reader::Problem;
