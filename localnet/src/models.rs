@@ -34,7 +34,8 @@ static BASE: [(&str, &[u8]); 5] = files!("touchstone-demo-4m");
 static SIBLING: [(&str, &[u8]); 5] = files!("touchstone-demo-1m");
 
 impl Model {
-    fn name(self) -> &'static str {
+    /// Its name, which is that of its folder too.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Base => "touchstone-demo-4m",
             Self::Sibling => "touchstone-demo-1m",

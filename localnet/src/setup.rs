@@ -1,7 +1,6 @@
 //! What a subnet owner and the owners of neurons do once: register, stake, set the rules.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::Context;
 use chain::wallet::{create_hotkey, load_hotkey};
@@ -16,6 +15,7 @@ const TEMPO: u64 = 20;
 /// Blocks between two settings of weights.
 const WEIGHTS_RATE_LIMIT: u64 = 4;
 const STAKE_TAO: u64 = 10_000;
+const RAO_PER_TAO: u64 = 1_000_000_000;
 const WALLET: &str = "localnet";
 
 /// The keys of everybody on the local subnet.
@@ -50,7 +50,7 @@ pub(crate) async fn set_up(rpc: &str, chain: &Chain, keys: &Keys) -> anyhow::Res
     };
     if existing.is_err() {
         let made = client
-            .register_network(&owner, &keys.validator.hotkey())
+            .register_network(&owner, keys.validator.hotkey())
             .await
             .context("the subnet cannot be registered")?;
         anyhow::ensure!(made == netuid, "the chain made subnet {made}, expected {netuid}");
@@ -59,13 +59,13 @@ pub(crate) async fn set_up(rpc: &str, chain: &Chain, keys: &Keys) -> anyhow::Res
     }
     for key in keys.miners.iter().filter(|key| !registered(&key.hotkey())) {
         client
-            .burned_register(&owner, netuid, &key.hotkey())
+            .burned_register(&owner, netuid, key.hotkey())
             .await
             .context("a miner cannot be registered")?;
     }
     if existing.is_err() {
         client
-            .add_stake(&owner, netuid, &keys.validator.hotkey(), STAKE_TAO * 1_000_000_000)
+            .add_stake(&owner, keys.validator.hotkey(), netuid, STAKE_TAO * RAO_PER_TAO)
             .await
             .context("the validator cannot be staked")?;
     }
@@ -80,10 +80,7 @@ async fn rules(client: &Client, netuid: Netuid) -> Result<(), devnet::setup::Set
         ("min-allowed-weights", 1),
         ("serving-rate-limit", 0),
     ] {
-        client.sudo_set(name, netuid, value).await?;
+        client.sudo_set(name, Some(netuid), value).await?;
     }
     Ok(())
 }
-
-/// Long enough for a busy machine, short enough that a mistake is seen.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);

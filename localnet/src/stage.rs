@@ -16,7 +16,6 @@ use tasks::Catalogue;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info_span};
-use url::Url;
 
 use crate::models::Model;
 use crate::screen::Screen;
@@ -24,6 +23,10 @@ use crate::setup::{Keys, set_up};
 
 /// The catalogue of the repository; its model folder is relative to it, so the data folder is laid out alike.
 const CATALOGUE: &str = include_str!("../../config/tasks.toml");
+/// The system chooses the port.
+const LOOPBACK: &str = "127.0.0.1:0";
+/// The longest that scores wait for checks.
+const MAX_PATIENCE: Duration = Duration::from_secs(30);
 /// Between two blocks.
 const BLOCK_TIME: Duration = Duration::from_millis(250);
 
@@ -136,7 +139,7 @@ impl Localnet {
         })
         .await?;
         let rpc = devnet.local_addr();
-        services.start("chain".to_owned(), |stop| devnet.run_until(stop.cancelled_owned()));
+        services.start("chain".to_owned(), |stop| async move { Ok(devnet.run_until(stop.cancelled_owned()).await?) });
 
         screen.line("registering the subnet, its validator and its miners; loading the models")?;
         let endpoint = format!("ws://{rpc}");
@@ -145,14 +148,13 @@ impl Localnet {
         let (netuid, engines) =
             tokio::try_join!(set_up(&endpoint, &chain, &keys), load_engines(options, &catalogue))?;
 
-        let Engines { checking, miners: miner_engines } = engines;
-        let check_url = start_checking(&catalogue_file, &catalogue, checking, services).await?;
-        for ((number, keypair), engine) in (1..).zip(&keys.miners).zip(miner_engines) {
-            start_miner(number, keypair, &engine, &catalogue, netuid, &endpoint, options, services).await?;
+        screen.line("starting the checking server, the miners and the validator")?;
+        let subnet = Subnet { options, catalogue: &catalogue, catalogue_file: &catalogue_file, netuid, endpoint };
+        let checking = subnet.start_checking(&engines.checking, services).await?;
+        for ((number, keypair), engine) in (1..).zip(&keys.miners).zip(&engines.miners) {
+            subnet.start_miner(number, keypair, engine, services).await?;
         }
-        let (validator, api) =
-            start_validator(&keys.validator, &catalogue_file, netuid, &endpoint, &check_url, options, services)
-                .await?;
+        let (validator, api) = subnet.start_validator(&keys.validator, checking, services).await?;
         let hotkeys: Vec<_> = keys.miners.iter().map(Keypair::hotkey).collect();
         let cheats = options.cheat.iter().filter_map(|_| hotkeys.last().copied()).collect();
         Ok(Self { validator, api, rpc, cheats, hotkeys, services: Services::default() })
@@ -190,10 +192,9 @@ async fn load_engines(options: &Options, catalogue: &Catalogue) -> anyhow::Resul
     let base = Model::Base.unpack(&parent).context("the demo model cannot be unpacked")?;
     let load = |folder: &Path, purpose| {
         let config = EmbeddedConfig {
-            purpose,
             context: Some(context),
             number_format: NumberFormat::F32,
-            ..EmbeddedConfig::new(folder)
+            ..EmbeddedConfig::new(folder, Model::Base.name(), purpose)
         };
         async move { anyhow::Ok(Arc::new(Embedded::load(config, |_| ()).await?) as SharedEngine) }
     };
@@ -205,4 +206,91 @@ async fn load_engines(options: &Options, catalogue: &Catalogue) -> anyhow::Resul
         miners.push(load(&folder, Purpose::Generation).await?);
     }
     Ok(Engines { checking, miners })
+}
+
+/// What the services are told about the subnet.
+struct Subnet<'a> {
+    options: &'a Options,
+    catalogue: &'a Catalogue,
+    catalogue_file: &'a Path,
+    netuid: Netuid,
+    endpoint: String,
+}
+
+impl Subnet<'_> {
+    fn engines(&self, engine: &SharedEngine) -> BTreeMap<TaskId, SharedEngine> {
+        self.catalogue.enabled().map(|(task, _)| (task.id.clone(), Arc::clone(engine))).collect()
+    }
+
+    async fn start_checking(&self, engine: &SharedEngine, services: &mut Services) -> anyhow::Result<SocketAddr> {
+        let variables = flags([
+            ("CHECKING_SERVER__SERVER__LISTEN", LOOPBACK.to_owned()),
+            ("CHECKING_SERVER__TASKS__CATALOGUE", self.catalogue_file.display().to_string()),
+        ]);
+        let config = checking_server::Settings::read(None, variables)?.config?;
+        let app = checking_server::App::build_with(config, self.catalogue, &self.engines(engine)).await?;
+        let address = app.local_addr();
+        services.start("checking server".to_owned(), |stop| async move {
+            Ok(app.run_until(stop.cancelled_owned()).await?)
+        });
+        Ok(address)
+    }
+
+    async fn start_miner(
+        &self,
+        number: usize,
+        keypair: &Keypair,
+        engine: &SharedEngine,
+        services: &mut Services,
+    ) -> anyhow::Result<()> {
+        let flags = flags([
+            ("chain.netuid", self.netuid.to_string()),
+            ("chain.endpoint", self.endpoint.clone()),
+            ("axon.ip", "127.0.0.1".to_owned()),
+            ("axon.port", "0".to_owned()),
+            // The validator gets its permit with the first epoch, seconds after the miners have started.
+            ("access.refresh_s", "1".to_owned()),
+            ("capacity.period_s", self.options.period.as_secs_f64().to_string()),
+        ]);
+        let sources = Sources { defaults: miner::DEFAULTS, prefix: miner::PREFIX, flags, ..Sources::default() };
+        let (config, _) = miner::Config::load(sources)?;
+        let parts = miner::Parts {
+            engines: self.engines(engine),
+            keypair: Some(keypair.clone()),
+            ..miner::Parts::default()
+        };
+        let app = miner::App::build_with(config, parts).await?;
+        services.start(format!("miner {number}"), |stop| app.run_until(stop.cancelled_owned()));
+        Ok(())
+    }
+
+    async fn start_validator(
+        &self,
+        keypair: &Keypair,
+        checking: SocketAddr,
+        services: &mut Services,
+    ) -> anyhow::Result<(validator::Handle, SocketAddr)> {
+        let patience = (self.options.period / 2).min(MAX_PATIENCE);
+        let flags = flags([
+            ("chain.netuid", self.netuid.to_string()),
+            ("chain.endpoint", self.endpoint.clone()),
+            ("tasks.catalogue", self.catalogue_file.display().to_string()),
+            ("store.path", self.options.data.join("validator.sqlite").display().to_string()),
+            ("scoring.period_s", self.options.period.as_secs_f64().to_string()),
+            ("scoring.patience_s", patience.as_secs_f64().to_string()),
+            ("miners.allow_local", "true".to_owned()),
+            ("checking.url", format!("http://{checking}")),
+            ("api.listen", LOOPBACK.to_owned()),
+            ("api.open", "true".to_owned()),
+        ]);
+        let (config, _) = validator::Config::load(None, Vec::new(), flags)?;
+        let app = validator::App::build_with(config, keypair.clone()).await?;
+        let (handle, address) = (app.handle(), app.local_addr());
+        services.start("validator".to_owned(), |stop| app.run_until(stop.cancelled_owned()));
+        Ok((handle, address))
+    }
+}
+
+fn flags<const N: usize>(flags: [(&str, String); N]) -> Vec<(String, String)> {
+    flags.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }

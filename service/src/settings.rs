@@ -35,7 +35,7 @@ pub struct Sources<'a> {
     pub file: Option<&'a Path>,
     /// `MINER` makes `MINER__AXON__PORT` set `axon.port`.
     pub prefix: &'a str,
-    /// All environment variables; those without the prefix are ignored.
+    /// All environment variables, see [`environment`]; those without the prefix are ignored.
     pub env: Vec<(String, String)>,
     /// Full keys and values, from the command line.
     pub flags: Vec<(String, String)>,
@@ -123,6 +123,13 @@ impl Sources<'_> {
         }
         builder.build().and_then(Config::try_deserialize).map_err(broken)
     }
+}
+
+/// The environment variables of this process, without those that are no text.
+pub fn environment() -> Vec<(String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
 }
 
 fn read(path: &Path) -> Result<String, LoadError> {

@@ -17,8 +17,16 @@ const DEFAULT_FILTER: &str = "warn,chain=info,checking_server=info,devnet=info,e
 /// # Errors
 /// If the process has a subscriber already.
 pub fn init(format: LogFormat) -> Result<(), TryInitError> {
+    init_with(format, DEFAULT_FILTER)
+}
+
+/// The same with another choice of lines where there is no `RUST_LOG`.
+///
+/// # Errors
+/// If the process has a subscriber already.
+pub fn init_with(format: LogFormat, default_filter: &str) -> Result<(), TryInitError> {
     let filter =
-        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
+        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default_filter));
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let registry = tracing_subscriber::registry().with(filter);
     match format {

@@ -122,7 +122,7 @@ struct WeightsFile {
 #[derive(Deserialize)]
 struct ApiFile {
     listen: String,
-    keys: Vec<String>,
+    api_keys: Vec<String>,
     open: bool,
     concurrency: usize,
     external_ip: String,
@@ -234,11 +234,11 @@ impl ApiFile {
             })
             .flatten();
         problems.require(self.concurrency > 0, "api.concurrency", "must be at least 1");
-        for (index, key) in self.keys.iter().enumerate() {
+        for (index, key) in self.api_keys.iter().enumerate() {
             // Short keys can be guessed.
-            problems.require(key.len() >= 16, format!("api.keys[{index}]"), "must have at least 16 characters");
+            problems.require(key.len() >= 16, format!("api.api_keys[{index}]"), "must have at least 16 characters");
         }
-        let keys: BTreeSet<_> = self.keys.iter().map(|key| ApiConfig::hash(key)).collect();
+        let keys: BTreeSet<_> = self.api_keys.iter().map(|key| ApiConfig::hash(key)).collect();
         (ApiConfig { open: self.open, keys, concurrency: self.concurrency }, listen, external_ip)
     }
 }
@@ -306,10 +306,14 @@ mod tests {
     use super::*;
 
     fn load(flags: &[(&str, &str)]) -> anyhow::Result<(Config, String)> {
+        load_with(None, flags)
+    }
+
+    fn load_with(file: Option<&Path>, flags: &[(&str, &str)]) -> anyhow::Result<(Config, String)> {
         let catalogue = concat!(env!("CARGO_MANIFEST_DIR"), "/../config/tasks.toml");
         let mut all = vec![("tasks.catalogue".to_owned(), catalogue.to_owned())];
         all.extend(flags.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
-        Config::load(None, Vec::new(), all)
+        Config::load(file, Vec::new(), all)
     }
 
     #[test]
@@ -322,18 +326,19 @@ mod tests {
 
     #[test]
     fn every_problem_is_named_at_once() {
-        let error = load(&[
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "[probing]\nshares = [0.5, 2]\n[chain]\nnet_uid = 3\n").unwrap();
+        let flags = [
             ("scoring.period_s", "0"),
             ("scoring.parameters.period_decay", "7"),
             ("api.listen", "here"),
             ("checking.url", "ftp://x"),
-            ("probing.shares", "0.5,2"),
             ("chain.network", "http://x"),
             ("tasks.catalogue", "/no/such/file.toml"),
-        ])
-        .unwrap_err()
-        .to_string();
+        ];
+        let error = load_with(Some(file.path()), &flags).unwrap_err().to_string();
         for key in [
+            "chain.net_uid",
             "scoring.period_s",
             "scoring.parameters.period_decay",
             "api.listen",
@@ -350,7 +355,7 @@ mod tests {
     #[test]
     fn secrets_are_not_shown() {
         let (config, shown) =
-            load(&[("checking.token", "sesame-open-now"), ("api.keys", "0123456789abcdefXYZ")]).unwrap();
+            load(&[("checking.token", "sesame-open-now"), ("api.api_keys", "0123456789abcdefXYZ")]).unwrap();
         for text in [shown, format!("{config:?}")] {
             assert!(!text.contains("sesame") && !text.contains("0123456789"), "{text}");
         }

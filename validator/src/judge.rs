@@ -122,7 +122,6 @@ impl Judge {
                 task: id.task.clone(),
                 uid: contender.uid,
                 hotkey: id.hotkey,
-                url: contender.url.clone(),
                 score: share(&id.hotkey, &id.task).unwrap_or(0.0),
             })
             .collect();

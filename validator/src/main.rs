@@ -63,7 +63,7 @@ fn main() -> ExitCode {
         match cli.command {
             Command::Run(settings) => {
                 let (config, _) = settings.load()?;
-                telemetry::init(settings.common.log_format);
+                telemetry::init(settings.common.log_format)?;
                 App::build(config).await?.run_until(run::shutdown()).await
             }
             Command::CheckConfig(settings) => {

@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use arc_swap::ArcSwap;
 use common::{Hotkey, TaskId, Uid};
 use rand::Rng;
-use url::Url;
 
 /// A miner without any score yet is still tried now and then: this is the least share of the best miner's chance.
 const LEAST_CHANCE: f64 = 0.02;
@@ -21,7 +20,6 @@ const TRIPPED: u32 = 3;
 pub struct Route {
     pub uid: Uid,
     pub hotkey: Hotkey,
-    pub url: Url,
     /// Of the task's last scoring, in `0.0..=1.0`.
     pub score: f64,
     health: Arc<AtomicU32>,
@@ -50,7 +48,6 @@ pub struct Candidate {
     pub task: TaskId,
     pub uid: Uid,
     pub hotkey: Hotkey,
-    pub url: Url,
     pub score: f64,
 }
 
@@ -65,10 +62,10 @@ impl Router {
     pub fn replace(&self, candidates: Vec<Candidate>) {
         let old = self.routes.load_full();
         let mut routes: BTreeMap<TaskId, Vec<Route>> = BTreeMap::new();
-        for Candidate { task, uid, hotkey, url, score } in candidates {
+        for Candidate { task, uid, hotkey, score } in candidates {
             let known = old.get(&task).and_then(|routes| routes.iter().find(|route| route.hotkey == hotkey));
             let health = known.map(|route| Arc::clone(&route.health)).unwrap_or_default();
-            routes.entry(task).or_default().push(Route { uid, hotkey, url, score, health });
+            routes.entry(task).or_default().push(Route { uid, hotkey, score, health });
         }
         self.routes.store(Arc::new(routes));
     }
@@ -107,7 +104,6 @@ mod tests {
             task: task(),
             uid: Uid(uid),
             hotkey: Hotkey::from_bytes([uid as u8; 32]),
-            url: "http://127.0.0.1:1".parse().unwrap(),
             score,
         }
     }

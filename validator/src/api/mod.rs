@@ -12,7 +12,7 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use common::openai::{self, Asked, Kind};
@@ -151,7 +151,7 @@ impl Api {
             asked.generation.sampling.seed = wire::draw_seed(&mut rng);
         }
         let relay = self.first_to_answer(task, &asked, slot, rng).await?;
-        if asked.stream { Ok(relay.stream()) } else { relay.collect().await.map(IntoResponse::into_response) }
+        if asked.stream { Ok(relay.stream()) } else { relay.collect().await }
     }
 
     /// Tries miners one after the other until one sends its first token, within the task's time for that.

@@ -9,7 +9,7 @@ use axum::Json;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use common::generation::FinishReason;
-use common::openai::{Answer, Asked, Chunk, Kind, Usage};
+use common::openai::{Asked, Chunk, Kind, Usage};
 use futures::stream;
 use rand::Rng;
 use rand_chacha::ChaCha12Rng;
@@ -122,16 +122,24 @@ impl Relay {
         usage
     }
 
+    /// Says which miner answers.
+    fn miner(&self) -> [(&'static str, String); 1] {
+        let uid = self.source.as_ref().map_or_else(String::new, |source| source.route.uid.to_string());
+        [("x-miner-uid", uid)]
+    }
+
     /// The answer as server-sent events.
     pub(super) fn stream(self) -> Response {
+        let miner = self.miner();
         let events = stream::unfold(Sending { relay: self, stage: Stage::Opening }, Sending::next);
         let keep_alive = KeepAlive::new().interval(KEEP_ALIVE);
         let headers = [("cache-control", "no-cache"), ("x-accel-buffering", "no")];
-        (headers, Sse::new(events).keep_alive(keep_alive)).into_response()
+        (miner, headers, Sse::new(events).keep_alive(keep_alive)).into_response()
     }
 
     /// The answer as one body.
-    pub(super) async fn collect(mut self) -> Result<Json<Answer>, ApiError> {
+    pub(super) async fn collect(mut self) -> Result<Response, ApiError> {
+        let miner = self.miner();
         let mut text = String::new();
         let mut logprobs = None;
         let mut finish_reason = FinishReason::Stop;
@@ -153,7 +161,7 @@ impl Relay {
             }
         }
         let usage = self.finish(None).ok_or_else(broken_off)?;
-        Ok(Json(self.frame.answer(text, finish_reason, usage, logprobs)))
+        Ok((miner, Json(self.frame.answer(text, finish_reason, usage, logprobs))).into_response())
     }
 }
 
