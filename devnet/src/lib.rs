@@ -1,0 +1,14 @@
+//! A local Bittensor chain for development and tests: a FRAME runtime compiled natively, with the pallets, calls,
+//! storage, errors and transaction extensions of Bittensor's spec 365, served over Substrate JSON-RPC.
+
+extern crate alloc;
+
+mod app;
+mod metrics;
+pub mod node;
+mod rpc;
+#[expect(missing_debug_implementations, reason = "FRAME's macros make types that have none")]
+pub mod runtime;
+pub mod setup;
+
+pub use app::{App, Config, Controls, DevnetError};

@@ -1,0 +1,57 @@
+//! The first state: a rich `//Alice` who holds the sudo key, a few more accounts, the root network.
+
+use common::Keypair;
+use sp_runtime::{AccountId32, BuildStorage};
+use sp_state_machine::BasicExternalities;
+
+use super::subtensor::{self, ROOT};
+use super::{Balance, Runtime, RuntimeGenesisConfig, SystemConfig, sudo};
+
+/// 1 TAO in rao.
+pub const TAO: Balance = 1_000_000_000;
+
+/// What `//Alice` has at first, in TAO.
+pub const ALICE_TAO: u64 = 10_000_000;
+
+/// Who else has something at first, and how much, in TAO.
+pub const OTHERS: [&str; 5] = ["Bob", "Charlie", "Dave", "Eve", "Ferdie"];
+
+/// See [`OTHERS`].
+pub const OTHERS_TAO: u64 = 10_000;
+
+/// The account of a development key.
+pub fn development_account(name: &str) -> AccountId32 {
+    AccountId32::new(*Keypair::development(name).hotkey().as_bytes())
+}
+
+/// The first state's storage.
+///
+/// # Errors
+/// What FRAME says, if the state cannot be built.
+pub fn storage() -> Result<sp_core::storage::Storage, String> {
+    let mut balances = vec![(development_account("Alice"), ALICE_TAO * TAO)];
+    balances.extend(OTHERS.map(|name| (development_account(name), OTHERS_TAO * TAO)));
+    let issued: Balance = balances.iter().map(|(_, balance)| balance).sum();
+    let config = RuntimeGenesisConfig {
+        system: SystemConfig::default(),
+        balances: pallet_balances::GenesisConfig { balances, ..Default::default() },
+        ..Default::default()
+    };
+    let mut storage = config.build_storage()?;
+    BasicExternalities::execute_with_storage(&mut storage, || {
+        sudo::Key::<Runtime>::put(development_account("Alice"));
+        subtensor::TotalIssuance::<Runtime>::put(issued);
+        create_root();
+    });
+    Ok(storage)
+}
+
+/// The root network is there from the start, and subnets may be created one after the other.
+fn create_root() {
+    subtensor::NetworksAdded::<Runtime>::insert(ROOT, true);
+    subtensor::TotalNetworks::<Runtime>::put(1);
+    subtensor::MaxAllowedUids::<Runtime>::insert(ROOT, 64);
+    subtensor::Tempo::<Runtime>::insert(ROOT, 100);
+    subtensor::SubtokenEnabled::<Runtime>::insert(ROOT, true);
+    subtensor::NetworkRateLimit::<Runtime>::put(0);
+}

@@ -1,0 +1,146 @@
+//! The calls of spec 365 that this chain takes, with their real indices and arguments.
+
+use frame_support::pallet_macros::pallet_section;
+
+/// Defines the calls.
+#[pallet_section]
+mod calls {
+    #[pallet::call]
+    impl<T: Config> Pallet<T> {
+        /// Sets the weights of the signing hotkey in a subnet without commit-reveal.
+        #[pallet::call_index(0)]
+        #[pallet::weight((CALL_WEIGHT, DispatchClass::Normal, Pays::No))]
+        pub fn set_weights(
+            origin: OriginFor<T>,
+            netuid: u16,
+            dests: Vec<u16>,
+            weights: Vec<u16>,
+            version_key: u64,
+        ) -> DispatchResult {
+            let hotkey = ensure_signed(origin)?;
+            Self::do_set_weights(hotkey, netuid, 0, dests, weights, version_key)
+        }
+
+        /// Sets the weights of the signing hotkey for one of a subnet's mechanisms.
+        #[pallet::call_index(119)]
+        #[pallet::weight((CALL_WEIGHT, DispatchClass::Normal, Pays::No))]
+        pub fn set_mechanism_weights(
+            origin: OriginFor<T>,
+            netuid: u16,
+            mecid: u8,
+            dests: Vec<u16>,
+            weights: Vec<u16>,
+            version_key: u64,
+        ) -> DispatchResult {
+            let hotkey = ensure_signed(origin)?;
+            Self::do_set_weights(hotkey, netuid, mecid, dests, weights, version_key)
+        }
+
+        /// Stakes rao of the signing coldkey on a hotkey: one rao becomes one rao of alpha.
+        #[pallet::call_index(2)]
+        #[pallet::weight(CALL_WEIGHT)]
+        pub fn add_stake(
+            origin: OriginFor<T>,
+            hotkey: T::AccountId,
+            netuid: u16,
+            amount_staked: u64,
+        ) -> DispatchResult {
+            let coldkey = ensure_signed(origin)?;
+            Self::do_add_stake(coldkey, hotkey, netuid, amount_staked)
+        }
+
+        /// Takes stake back: one rao of alpha becomes one rao.
+        #[pallet::call_index(3)]
+        #[pallet::weight(CALL_WEIGHT)]
+        pub fn remove_stake(
+            origin: OriginFor<T>,
+            hotkey: T::AccountId,
+            netuid: u16,
+            amount_unstaked: u64,
+        ) -> DispatchResult {
+            let coldkey = ensure_signed(origin)?;
+            Self::do_remove_stake(coldkey, hotkey, netuid, amount_unstaked)
+        }
+
+        /// Announces where the signing hotkey serves.
+        #[pallet::call_index(4)]
+        #[pallet::weight((CALL_WEIGHT, DispatchClass::Normal, Pays::No))]
+        #[expect(clippy::too_many_arguments, reason = "the real call has as many")]
+        pub fn serve_axon(
+            origin: OriginFor<T>,
+            netuid: u16,
+            version: u32,
+            ip: u128,
+            port: u16,
+            ip_type: u8,
+            protocol: u8,
+            placeholder1: u8,
+            placeholder2: u8,
+        ) -> DispatchResult {
+            let hotkey = ensure_signed(origin)?;
+            let axon = AxonInfo {
+                block: Self::now(),
+                version,
+                ip,
+                port,
+                ip_type,
+                protocol,
+                placeholder1,
+                placeholder2,
+            };
+            Self::do_serve_axon(hotkey, netuid, axon)
+        }
+
+        /// Announces where the signing hotkey's metrics are.
+        #[pallet::call_index(5)]
+        #[pallet::weight((CALL_WEIGHT, DispatchClass::Normal, Pays::No))]
+        pub fn serve_prometheus(
+            origin: OriginFor<T>,
+            netuid: u16,
+            version: u32,
+            ip: u128,
+            port: u16,
+            ip_type: u8,
+        ) -> DispatchResult {
+            let hotkey = ensure_signed(origin)?;
+            let info = PrometheusInfo { block: Self::now(), version, ip, port, ip_type };
+            Self::do_serve_prometheus(hotkey, netuid, info)
+        }
+
+        /// Gives a hotkey of the signing coldkey a uid; the price is burned.
+        #[pallet::call_index(7)]
+        #[pallet::weight(CALL_WEIGHT)]
+        pub fn burned_register(
+            origin: OriginFor<T>,
+            netuid: u16,
+            hotkey: T::AccountId,
+        ) -> DispatchResult {
+            let coldkey = ensure_signed(origin)?;
+            Self::do_burned_register(coldkey, netuid, hotkey)
+        }
+
+        /// Creates a subnet that the signing coldkey owns; its hotkey gets uid 0.
+        #[pallet::call_index(59)]
+        #[pallet::weight(CALL_WEIGHT)]
+        pub fn register_network(origin: OriginFor<T>, hotkey: T::AccountId) -> DispatchResult {
+            let coldkey = ensure_signed(origin)?;
+            Self::do_register_network(coldkey, hotkey)
+        }
+
+        /// Gives a hotkey of the signing coldkey a place in the root network.
+        #[pallet::call_index(62)]
+        #[pallet::weight((CALL_WEIGHT, DispatchClass::Normal, Pays::No))]
+        pub fn root_register(origin: OriginFor<T>, hotkey: T::AccountId) -> DispatchResult {
+            let coldkey = ensure_signed(origin)?;
+            Self::do_root_register(coldkey, hotkey)
+        }
+
+        /// Starts a subnet: from the next block on it takes stake and emits.
+        #[pallet::call_index(92)]
+        #[pallet::weight((CALL_WEIGHT, DispatchClass::Normal, Pays::No))]
+        pub fn start_call(origin: OriginFor<T>, netuid: u16) -> DispatchResult {
+            let coldkey = ensure_signed(origin)?;
+            Self::do_start_call(coldkey, netuid)
+        }
+    }
+}

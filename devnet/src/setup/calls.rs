@@ -1,0 +1,145 @@
+//! The hyperparameters that can be set, found in the runtime's own description of its calls.
+
+use common::Netuid;
+use frame_support::storage::storage_prefix;
+use parity_scale_codec::{Decode, Encode};
+use scale_info::{MetaType, TypeDef, TypeDefPrimitive, TypeInfo};
+
+use super::SetupError;
+use crate::runtime::{Runtime, RuntimeCall, admin};
+
+/// AdminUtils' place in the runtime.
+const ADMIN_UTILS: u8 = 19;
+
+/// The prefix of the calls that set something.
+const PREFIX: &str = "sudo_set_";
+
+/// `MaxWeightsLimit` has no call any more: it is written to storage.
+const MAX_WEIGHTS_LIMIT: &str = "max_weights_limit";
+
+/// Shorter names for some.
+const SHORT: [(&str, &str); 2] = [
+    ("weights_rate_limit", "weights_set_rate_limit"),
+    ("commit_reveal", "commit_reveal_weights_enabled"),
+];
+
+/// A hyperparameter that can be set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hyperparameter {
+    /// Its name, such as `tempo`.
+    pub name: String,
+    /// Whether each subnet has its own.
+    pub of_subnet: bool,
+    /// The largest value; 1 for a switch.
+    pub largest: u64,
+    call: Option<u8>,
+    bytes: usize,
+}
+
+/// All that can be set, sorted by name.
+pub fn hyperparameters() -> Vec<Hyperparameter> {
+    let mut all = vec![Hyperparameter {
+        name: MAX_WEIGHTS_LIMIT.to_owned(),
+        of_subnet: true,
+        largest: u64::from(u16::MAX),
+        call: None,
+        bytes: 2,
+    }];
+    if let TypeDef::Variant(calls) = admin::Call::<Runtime>::type_info().type_def {
+        for call in calls.variants {
+            let value = call.fields.last().map(|field| size(field.ty));
+            if let (Some(name), Some(Some((bytes, largest)))) =
+                (call.name.strip_prefix(PREFIX), value)
+            {
+                all.push(Hyperparameter {
+                    name: name.to_owned(),
+                    of_subnet: call.fields.len() == 2,
+                    largest,
+                    call: Some(call.index),
+                    bytes,
+                });
+            }
+        }
+    }
+    for (short, long) in SHORT {
+        if let Some(known) = all.iter().find(|known| known.name == long).cloned() {
+            all.push(Hyperparameter { name: short.to_owned(), ..known });
+        }
+    }
+    all.sort_by(|a, b| a.name.cmp(&b.name));
+    all
+}
+
+/// Bytes and largest value of an argument.
+fn size(ty: MetaType) -> Option<(usize, u64)> {
+    match ty.type_info().type_def {
+        TypeDef::Primitive(TypeDefPrimitive::Bool) => Some((1, 1)),
+        TypeDef::Primitive(TypeDefPrimitive::U8) => Some((1, u64::from(u8::MAX))),
+        TypeDef::Primitive(TypeDefPrimitive::U16) => Some((2, u64::from(u16::MAX))),
+        TypeDef::Primitive(TypeDefPrimitive::U64) => Some((8, u64::MAX)),
+        _ => None,
+    }
+}
+
+/// The call that sets one.
+pub(super) fn sudo_set(
+    name: &str,
+    netuid: Option<Netuid>,
+    value: u64,
+) -> Result<RuntimeCall, SetupError> {
+    let name = name.replace('-', "_");
+    let name = name.strip_prefix(PREFIX).unwrap_or(&name);
+    let known = hyperparameters().into_iter().find(|known| known.name == name);
+    let known = known.ok_or_else(|| SetupError::UnknownHyperparameter(name.to_owned()))?;
+    if value > known.largest {
+        return Err(SetupError::TooLarge { name: name.to_owned(), value });
+    }
+    let netuid = match (known.of_subnet, netuid) {
+        (true, None) => return Err(SetupError::NeedsNetuid(name.to_owned())),
+        (true, Some(netuid)) => netuid.0.encode(),
+        (false, _) => Vec::new(),
+    };
+    let value = value.to_le_bytes()[..known.bytes].to_vec();
+    let Some(index) = known.call else {
+        let key = [&storage_prefix(b"SubtensorModule", b"MaxWeightsLimit")[..], &netuid].concat();
+        let call = frame_system::Call::set_storage { items: vec![(key, value)] };
+        return Ok(RuntimeCall::System(call));
+    };
+    let bytes = [vec![ADMIN_UTILS, index], netuid, value].concat();
+    RuntimeCall::decode(&mut bytes.as_slice())
+        .map_err(|_| SetupError::Answer { doing: "putting the call together" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_hyperparameter_has_a_call_that_decodes() {
+        let all = hyperparameters();
+        assert!(all.len() > 30, "{}", all.len());
+        for known in all {
+            let call = sudo_set(&known.name, Some(Netuid(1)), known.largest).unwrap();
+            let shown = format!("{call:?}");
+            assert_eq!(
+                shown.contains("netuid: 1") || known.call.is_none(),
+                known.of_subnet || known.call.is_none(),
+                "{shown}"
+            );
+        }
+    }
+
+    #[test]
+    fn names_may_be_written_as_flags_and_values_must_fit() {
+        let call = |name: &str, value| sudo_set(name, Some(Netuid(3)), value);
+        assert_eq!(call("sudo-set-tempo", 10).unwrap(), call("tempo", 10).unwrap());
+        assert_eq!(
+            call("commit-reveal", 0).unwrap(),
+            call("commit_reveal_weights_enabled", 0).unwrap()
+        );
+        assert!(matches!(call("commit_reveal", 2), Err(SetupError::TooLarge { .. })));
+        assert!(matches!(call("colour", 2), Err(SetupError::UnknownHyperparameter(_))));
+        assert!(matches!(sudo_set("tempo", None, 2), Err(SetupError::NeedsNetuid(_))));
+        assert!(sudo_set("stake_threshold", None, 2).is_ok());
+    }
+}
