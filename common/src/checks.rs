@@ -39,7 +39,6 @@ pub struct CheckResults {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CheckResult {
     pub id: String,
-    #[serde(flatten)]
     pub outcome: Outcome,
 }
 
@@ -79,6 +78,10 @@ pub struct Evidence {
     pub logprob_distance: f64,
     /// Mean entropy of the reference distribution, in nats.
     pub mean_entropy: f64,
+    /// Largest log-likelihood ratio, over all stretches of the answer, of "drawn by something else" against "drawn by
+    /// the task's model on a permitted stack", in nats. At least 0.
+    #[serde(default)]
+    pub deviation: f64,
     /// What is wrong with the answer's form. Any finding makes the quality 0.
     pub findings: Vec<Finding>,
 }
@@ -105,4 +108,6 @@ pub enum Finding {
     TextMismatch,
     /// Ended without reaching the limit, an end token or a stop text.
     StoppedEarly,
+    /// Tokens follow an end token, or more text than one token holds follows a stop text.
+    PastTheEnd,
 }

@@ -145,9 +145,9 @@ pub enum Dtype {
 pub struct Checking {
     /// The share of answers that is checked, `0.0..=1.0`.
     pub share: f64,
-    /// Mean agreement with the seeded draw at or above which the quality is 1.
+    /// Share of tokens that the least precise permitted number format draws as the reference does.
     pub full_agreement: f64,
-    /// Mean agreement at or below which the quality is 0. Below `full_agreement`.
+    /// Share that something else draws alike: the alternative of the test. Below `full_agreement`.
     pub zero_agreement: f64,
     /// Mean distance of reported log-probabilities up to which the quality is whole, in nats.
     pub logprob_tolerance: f64,

@@ -1,0 +1,112 @@
+//! What can be wrong with an answer whatever the model thinks of it.
+
+use common::checks::{Check, Finding};
+use common::generation::FinishReason;
+use common::openai::Asked;
+use common::receipt::request_digest;
+use engine::{ModelInfo, Reference};
+
+/// How far a log-probability may lie above 0, in nats: the sum under the logarithm is rounded, in f16 to about this.
+const ROUNDING: f32 = 2e-3;
+
+/// Longer than the text of any token, in bytes (vocabularies hold runs of up to 128 blanks).
+const LONGEST_TOKEN: usize = 128;
+
+/// Findings that need no prefill. The first three are told alone: nothing after them says anything about this miner.
+pub fn examine(check: &Check, asked: &Asked, model: &ModelInfo) -> Vec<Finding> {
+    let generated = &check.receipt.generated;
+    if !check.receipt.is_signed_by(&check.miner) {
+        return vec![Finding::BadSignature];
+    }
+    if generated.task != check.task
+        || generated.request_digest != request_digest(check.request.as_bytes())
+    {
+        return vec![Finding::ForeignRequest];
+    }
+    if generated.tokens.is_empty() {
+        return vec![Finding::Empty];
+    }
+    let mut findings = Vec::new();
+    if generated.tokens.len() != generated.logprobs.len() {
+        findings.push(Finding::LengthMismatch);
+    }
+    // 0: the engine does not know its vocabulary.
+    let ids = if model.vocabulary == 0 { u32::MAX } else { model.vocabulary };
+    let outside = generated.tokens.iter().enumerate().find(|(_, token)| **token >= ids);
+    if let Some((position, token)) = outside {
+        findings.push(Finding::OutsideVocabulary { position: as_u32(position), token: *token });
+    }
+    let impossible = generated
+        .logprobs
+        .iter()
+        .position(|logprob| !(logprob.is_finite() && *logprob <= ROUNDING));
+    if let Some(position) = impossible {
+        findings.push(Finding::ImpossibleLogprob { position: as_u32(position) });
+    }
+    let (limit, got) = (asked.generation.max_tokens, as_u32(generated.tokens.len()));
+    // Some engines do not count the end token.
+    if got > limit.saturating_add(u32::from(ends(generated.tokens.last(), model))) {
+        findings.push(Finding::TooManyTokens { limit, got });
+    }
+    let before_last = &generated.tokens[..generated.tokens.len() - 1];
+    if before_last.iter().any(|token| model.end_tokens.contains(token)) {
+        findings.push(Finding::PastTheEnd);
+    }
+    findings
+}
+
+/// Findings that need the text which the tokens decode to.
+pub(super) fn compare(
+    check: &Check,
+    asked: &Asked,
+    model: &ModelInfo,
+    reference: &Reference,
+) -> Vec<Finding> {
+    let generated = &check.receipt.generated;
+    let stop = first_stop(&reference.text, &asked.generation.stop);
+    let mut findings = Vec::new();
+    let expected =
+        stop.as_ref().map_or(reference.text.as_str(), |stop| &reference.text[..stop.start]);
+    if !same_text(expected, &check.text) {
+        findings.push(Finding::TextMismatch);
+    }
+    if stop.as_ref().is_some_and(|stop| reference.text.len() - stop.end > LONGEST_TOKEN) {
+        findings.push(Finding::PastTheEnd);
+    }
+    let ended = stop.is_some() || ends(generated.tokens.last(), model);
+    let got = as_u32(generated.tokens.len());
+    let full = got >= asked.generation.max_tokens
+        // Engines differ by one in when they call their context full.
+        || reference.prompt_tokens.saturating_add(got).saturating_add(1) >= model.context;
+    let justified = match generated.finish_reason {
+        // Which tokens end an answer must be known to deny that it ended.
+        FinishReason::Stop => ended || model.end_tokens.is_empty(),
+        FinishReason::Length => full || ended,
+    };
+    if !justified {
+        findings.push(Finding::StoppedEarly);
+    }
+    findings
+}
+
+/// Where the first stop text to be completed lies.
+fn first_stop(text: &str, stops: &[String]) -> Option<std::ops::Range<usize>> {
+    stops
+        .iter()
+        .filter_map(|stop| text.find(stop.as_str()).map(|start| start..start + stop.len()))
+        .min_by_key(|found| (found.end, found.start))
+}
+
+/// A character cut in half by the token limit is shown as a replacement character by some engines, left out by others.
+fn same_text(ours: &str, theirs: &str) -> bool {
+    let uncut = |text: &str| text.trim_end_matches('\u{fffd}').len();
+    ours[..uncut(ours)] == theirs[..uncut(theirs)]
+}
+
+fn ends(last: Option<&u32>, model: &ModelInfo) -> bool {
+    last.is_some_and(|token| model.end_tokens.contains(token))
+}
+
+fn as_u32(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}

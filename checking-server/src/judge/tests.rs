@@ -1,0 +1,404 @@
+use common::checks::{Check, Finding, Verdict};
+use common::generation::FinishReason;
+use common::openai::{Asked, Kind, Limits, parse};
+use common::receipt::{Generated, Timings, request_digest};
+use common::{Keypair, TaskId};
+use engine::{ModelInfo, Reference, TokenScore};
+use proptest::prelude::*;
+
+use super::{BadReference, Standard, examine, judge};
+
+const STANDARD: Standard = Standard {
+    full_agreement: 0.995,
+    zero_agreement: 0.95,
+    logprob_tolerance: 0.02,
+    logprob_limit: 0.1,
+};
+const END: u32 = 2;
+
+/// An answer, its reference and what was asked for; honest until changed.
+#[derive(Debug, Clone)]
+struct Case {
+    request: String,
+    text: String,
+    generated: Generated,
+    reference: Reference,
+    signer: Keypair,
+}
+
+impl Case {
+    /// An honest answer of `count` tokens, the last of them an end token.
+    fn honest(count: usize) -> Self {
+        Self::asked(count, "")
+    }
+
+    fn asked(count: usize, extra: &str) -> Self {
+        let request = format!(
+            r#"{{"model":"chat-demo","messages":[{{"role":"user","content":"hi"}}],"seed":7,"max_tokens":200{extra}}}"#
+        );
+        let mut tokens: Vec<u32> = (0..count).map(|index| 10 + index as u32 % 50).collect();
+        tokens[count - 1] = END;
+        let scores = tokens
+            .iter()
+            .map(|token| TokenScore {
+                logprob: -1.0,
+                rank: 0,
+                entropy: 1.1,
+                drawn: *token,
+                deficit: 0.0,
+                gap: 1.0,
+            })
+            .collect();
+        let generated = Generated {
+            task: "chat-demo".parse::<TaskId>().unwrap(),
+            request_digest: request_digest(request.as_bytes()),
+            prompt_tokens: 5,
+            logprobs: vec![-1.0; count],
+            tokens,
+            finish_reason: FinishReason::Stop,
+            timings: Timings::default(),
+        };
+        let text = "Hello there.".to_owned();
+        let reference = Reference { prompt_tokens: 5, tokens: scores, text: text.clone() };
+        Self { request, text, generated, reference, signer: Keypair::development("Alice") }
+    }
+
+    fn asked_for(&self) -> Asked {
+        let limits = Limits { max_tokens: 256, max_prompt_bytes: 1000 };
+        parse(Kind::Chat, self.request.as_bytes(), limits).unwrap()
+    }
+
+    fn check(&self) -> Check {
+        Check {
+            id: "1".to_owned(),
+            task: "chat-demo".parse().unwrap(),
+            miner: Keypair::development("Alice").hotkey(),
+            request: self.request.clone(),
+            text: self.text.clone(),
+            receipt: self.generated.clone().sign(&self.signer),
+        }
+    }
+
+    fn examined(&self) -> Vec<Finding> {
+        examine(&self.check(), &self.asked_for(), &model())
+    }
+
+    fn verdict(&self) -> Verdict {
+        assert_eq!(self.examined(), []);
+        judge(&self.check(), &self.asked_for(), &model(), &self.reference, STANDARD).unwrap()
+    }
+
+    /// Makes every `every`th token a mismatch with this deficit.
+    fn mismatching(mut self, every: usize, deficit: f32) -> Self {
+        for score in self.reference.tokens.iter_mut().skip(every / 2).step_by(every) {
+            score.drawn = 99;
+            score.deficit = deficit;
+        }
+        self
+    }
+}
+
+fn model() -> ModelInfo {
+    ModelInfo {
+        name: "touchstone-demo-4m".to_owned(),
+        vocabulary: 100,
+        context: 1000,
+        end_tokens: vec![END],
+    }
+}
+
+#[test]
+fn an_honest_answer_gets_everything_and_no_reason() {
+    let verdict = Case::honest(60).verdict();
+    assert_eq!((verdict.quality, verdict.reasons), (1.0, Vec::new()));
+    assert_eq!(verdict.evidence.seeded_agreement, 1.0);
+    assert_eq!((verdict.evidence.tokens, verdict.evidence.deviation), (60, 0.0));
+}
+
+#[test]
+fn an_answer_signed_with_another_key_is_refused() {
+    let case = Case { signer: Keypair::development("Bob"), ..Case::honest(5) };
+    assert_eq!(case.examined(), [Finding::BadSignature]);
+}
+
+#[test]
+fn a_receipt_changed_after_signing_is_refused() {
+    let case = Case::honest(5);
+    let mut check = case.check();
+    check.receipt.generated.tokens[0] += 1;
+    assert_eq!(examine(&check, &case.asked_for(), &model()), [Finding::BadSignature]);
+}
+
+#[test]
+fn a_receipt_of_another_request_or_task_is_refused() {
+    let mut case = Case::honest(5);
+    case.generated.request_digest = request_digest(b"{}");
+    assert_eq!(case.examined(), [Finding::ForeignRequest]);
+    let mut case = Case::honest(5);
+    case.generated.task = "chat-other".parse().unwrap();
+    assert_eq!(case.examined(), [Finding::ForeignRequest]);
+}
+
+#[test]
+fn an_empty_answer_is_refused() {
+    let mut case = Case::honest(5);
+    case.generated.tokens.clear();
+    case.generated.logprobs.clear();
+    assert_eq!(case.examined(), [Finding::Empty]);
+}
+
+#[test]
+fn logprobs_that_are_missing_or_impossible_are_found() {
+    let mut case = Case::honest(5);
+    case.generated.logprobs.pop();
+    assert_eq!(case.examined(), [Finding::LengthMismatch]);
+    for impossible in [0.1, f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let mut case = Case::honest(5);
+        case.generated.logprobs[3] = impossible;
+        assert_eq!(case.examined(), [Finding::ImpossibleLogprob { position: 3 }], "{impossible}");
+    }
+    let mut case = Case::honest(5);
+    case.generated.logprobs[3] = 1e-6;
+    assert_eq!(case.examined(), [], "a rounding error is no lie");
+}
+
+#[test]
+fn token_ids_outside_the_vocabulary_are_found() {
+    let mut case = Case::honest(5);
+    case.generated.tokens[1] = 100;
+    assert_eq!(case.examined(), [Finding::OutsideVocabulary { position: 1, token: 100 }]);
+}
+
+#[test]
+fn more_tokens_than_asked_for_are_found() {
+    let mut case = Case::honest(201);
+    assert_eq!(case.examined(), [], "some engines do not count the end token");
+    case.generated.tokens[200] = 11;
+    assert_eq!(case.examined(), [Finding::TooManyTokens { limit: 200, got: 201 }]);
+}
+
+#[test]
+fn tokens_after_an_end_token_are_found() {
+    let mut case = Case::honest(5);
+    case.generated.tokens[1] = END;
+    assert_eq!(case.examined(), [Finding::PastTheEnd]);
+}
+
+#[test]
+fn text_that_the_tokens_do_not_say_is_found() {
+    let mut case = Case::honest(5);
+    case.text = "Hello here.".to_owned();
+    let verdict = case.verdict();
+    assert_eq!(verdict.evidence.findings, [Finding::TextMismatch]);
+    assert_eq!(verdict.quality, 0.0);
+    assert!(verdict.reasons[0].contains("do not decode"), "{:?}", verdict.reasons);
+}
+
+#[test]
+fn a_character_cut_by_the_limit_is_no_mismatch() {
+    let mut case = Case::honest(5);
+    case.reference.text.push_str("\u{fffd}\u{fffd}");
+    assert_eq!(case.verdict().quality, 1.0);
+}
+
+#[test]
+fn a_stop_text_ends_an_answer_and_is_cut_from_it() {
+    let mut case = Case::asked(5, r#","stop":["STOP","END"]"#);
+    case.generated.tokens[4] = 11;
+    case.reference.tokens[4].drawn = 11;
+    case.reference.text = "Hello there.END, or".to_owned();
+    assert_eq!(case.verdict().quality, 1.0);
+    case.text = case.reference.text.clone();
+    assert_eq!(case.verdict().evidence.findings, [Finding::TextMismatch]);
+}
+
+#[test]
+fn hidden_tokens_after_a_stop_text_are_found() {
+    let mut case = Case::asked(5, r#","stop":"END""#);
+    case.reference.text = format!("Hello there.END{}", " and on".repeat(40));
+    assert_eq!(case.verdict().evidence.findings, [Finding::PastTheEnd]);
+}
+
+#[test]
+fn an_answer_that_just_breaks_off_is_found() {
+    for reason in [FinishReason::Stop, FinishReason::Length] {
+        let mut case = Case::honest(5);
+        case.generated.tokens[4] = 11;
+        case.reference.tokens[4].drawn = 11;
+        case.generated.finish_reason = reason;
+        assert_eq!(case.verdict().evidence.findings, [Finding::StoppedEarly], "{reason:?}");
+    }
+}
+
+#[test]
+fn the_limit_or_a_full_context_ends_an_answer() {
+    let mut case = Case::honest(200);
+    case.generated.tokens[199] = 11;
+    case.reference.tokens[199].drawn = 11;
+    case.generated.finish_reason = FinishReason::Length;
+    assert_eq!(case.verdict().quality, 1.0);
+
+    let mut case = Case::honest(20);
+    case.generated.tokens[19] = 11;
+    case.reference.tokens[19].drawn = 11;
+    case.generated.finish_reason = FinishReason::Length;
+    case.reference.prompt_tokens = 980;
+    assert_eq!(case.verdict().quality, 1.0);
+}
+
+#[test]
+fn honest_noise_costs_nothing_however_short_the_answer() {
+    for (count, every) in [(1, 1), (2, 2), (5, 5), (10, 10), (60, 30), (200, 50)] {
+        let verdict = Case::honest(count).mismatching(every, 0.02).verdict();
+        assert_eq!(verdict.quality, 1.0, "{count} tokens: {verdict:?}");
+    }
+    // Even where one token is far off: numeric noise has heavy tails.
+    for count in [1, 10, 200] {
+        let verdict = Case::honest(count).mismatching(count, 9.0).verdict();
+        assert_eq!(verdict.quality, 1.0, "{count} tokens: {verdict:?}");
+    }
+}
+
+#[test]
+fn another_models_tokens_are_worth_nothing_even_with_forged_logprobs() {
+    let verdict = Case::honest(60).mismatching(9, 1.3).verdict();
+    assert_eq!(verdict.quality, 0.0, "{verdict:?}");
+    assert_eq!(verdict.evidence.logprob_distance, 0.0);
+    assert!(
+        verdict.reasons[0]
+            .starts_with("7 of 60 tokens are not what touchstone-demo-4m draws with this seed")
+    );
+    assert!(verdict.reasons[0].contains("another model"), "{verdict:?}");
+}
+
+#[test]
+fn a_foreign_tail_is_not_hidden_by_an_honest_beginning() {
+    let mut case = Case::honest(200);
+    for score in case.reference.tokens.iter_mut().skip(180).step_by(4) {
+        score.drawn = 99;
+        score.deficit = 2.0;
+    }
+    assert_eq!(case.verdict().quality, 0.0);
+}
+
+#[test]
+fn foreign_logprobs_are_worth_nothing_even_with_the_right_tokens() {
+    let mut case = Case::honest(60);
+    case.generated.logprobs.iter_mut().step_by(2).for_each(|logprob| *logprob -= 0.7);
+    let verdict = case.verdict();
+    assert_eq!(verdict.quality, 0.0, "{verdict:?}");
+    assert!((verdict.evidence.logprob_distance - 0.35).abs() < 1e-6);
+    assert!(verdict.reasons[0].contains("log-probabilities differ"), "{verdict:?}");
+}
+
+#[test]
+fn logprobs_of_another_numeric_format_cost_nothing() {
+    let mut case = Case::honest(60);
+    case.generated.logprobs.iter_mut().for_each(|logprob| *logprob += 0.005);
+    assert_eq!(case.verdict().quality, 1.0);
+}
+
+#[test]
+fn at_temperature_zero_the_most_likely_token_counts() {
+    let case = Case::asked(60, r#","temperature":0"#).mismatching(6, 1.0);
+    let verdict = case.verdict();
+    assert_eq!(verdict.quality, 0.0);
+    assert!(verdict.reasons[0].contains("finds most likely"), "{verdict:?}");
+}
+
+#[test]
+fn a_low_temperature_does_not_make_honest_noise_look_large() {
+    let case = Case::asked(60, r#","temperature":0.05"#).mismatching(30, 0.4);
+    assert_eq!(case.verdict().quality, 1.0);
+}
+
+#[test]
+fn a_miner_is_told_when_it_reads_another_prompt() {
+    let mut case = Case::honest(60).mismatching(9, 2.6);
+    case.generated.prompt_tokens = 3;
+    let verdict = case.verdict();
+    assert!(verdict.reasons[1].contains("counts 3 tokens of prompt"), "{verdict:?}");
+}
+
+#[test]
+fn a_reference_that_does_not_fit_is_the_engines_fault() {
+    let mut case = Case::honest(5);
+    case.reference.tokens.pop();
+    let judged = judge(&case.check(), &case.asked_for(), &model(), &case.reference, STANDARD);
+    assert_eq!(judged, Err(BadReference::Length { expected: 5, got: 4 }));
+    let mut case = Case::honest(5);
+    case.reference.tokens[2].deficit = f32::NAN;
+    let judged = judge(&case.check(), &case.asked_for(), &model(), &case.reference, STANDARD);
+    assert_eq!(judged, Err(BadReference::NotANumber { position: 2 }));
+}
+
+fn any_score() -> impl Strategy<Value = TokenScore> {
+    let number = prop_oneof![
+        -20.0f32..1.0,
+        prop::num::f32::NORMAL
+            | prop::num::f32::ZERO
+            | prop::num::f32::INFINITE
+            | prop::num::f32::NEGATIVE,
+    ];
+    (number.clone(), any::<u32>(), any::<f32>(), 0u32..100, number, any::<f32>()).prop_map(
+        |(logprob, rank, entropy, drawn, deficit, gap)| TokenScore {
+            logprob,
+            rank,
+            entropy,
+            drawn,
+            deficit,
+            gap,
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn every_verdict_is_a_number_between_zero_and_one(
+        scores in prop::collection::vec((any_score(), 0u32..100, -1e30f32..0.0), 1..120),
+        temperature in 0.0..2.0_f64,
+        full in 0.0..1.0_f64,
+        zero in 0.0..1.0_f64,
+    ) {
+        let mut case = Case::asked(scores.len(), &format!(r#","temperature":{temperature}"#));
+        case.generated.tokens = scores.iter().map(|score| score.1).collect();
+        case.generated.logprobs = scores.iter().map(|score| score.2).collect();
+        case.reference.tokens = scores.iter().map(|score| score.0).collect();
+        let standard = Standard { full_agreement: full, zero_agreement: zero, ..STANDARD };
+        let verdict = judge(&case.check(), &case.asked_for(), &model(), &case.reference, standard).unwrap();
+        prop_assert!((0.0..=1.0).contains(&verdict.quality));
+        let evidence = &verdict.evidence;
+        for number in [
+            evidence.seeded_agreement,
+            evidence.mean_deficit,
+            evidence.logprob_distance,
+            evidence.mean_entropy,
+            evidence.deviation,
+        ] {
+            prop_assert!(number.is_finite(), "{evidence:?}");
+        }
+    }
+
+    #[test]
+    fn one_more_mismatch_never_makes_an_answer_better(
+        deficits in prop::collection::vec(prop::option::of(0.0f32..5.0), 2..150),
+        at in any::<prop::sample::Index>(),
+        deficit in 0.0f32..5.0,
+    ) {
+        let quality = |deficits: &[Option<f32>]| {
+            let mut case = Case::honest(deficits.len());
+            for (score, deficit) in case.reference.tokens.iter_mut().zip(deficits) {
+                if let Some(deficit) = deficit {
+                    score.drawn = 99;
+                    score.deficit = *deficit;
+                }
+            }
+            case.verdict().quality
+        };
+        let before = quality(&deficits);
+        let mut more = deficits;
+        let at = at.index(more.len());
+        more[at] = Some(more[at].unwrap_or(0.0).max(deficit));
+        prop_assert!(quality(&more) <= before);
+    }
+}

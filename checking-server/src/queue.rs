@@ -1,0 +1,232 @@
+//! The checks that wait for one engine, and the worker that runs them one at a time.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use common::checks::MAX_BATCH;
+use engine::{EngineError, ModelInfo, Reference, ReferencePass, SharedEngine};
+use futures::FutureExt;
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::metrics::{Metrics, ModelLabels};
+
+/// Bounds of a [`Queue`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Bounds {
+    /// Checks that may wait or run; at least [`MAX_BATCH`], so that every batch fits into an empty queue.
+    pub(crate) places: usize,
+    /// The longest that one check may take.
+    pub(crate) deadline: Duration,
+}
+
+/// The way to one engine.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    engine: SharedEngine,
+    capacity: usize,
+    places: Arc<Semaphore>,
+    jobs: mpsc::Sender<Job>,
+    pace: Arc<Pace>,
+    queued: Gauge,
+}
+
+/// Why there is no reference for a check.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NoReference {
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error("the check took longer than {} s", .0.as_secs_f64())]
+    TooSlow(Duration),
+    #[error("the engine crashed on this check")]
+    Crashed,
+    #[error("the checking server is shutting down")]
+    Closing,
+}
+
+impl NoReference {
+    /// Whether the same check may succeed later.
+    pub(crate) fn is_retryable(&self) -> bool {
+        match self {
+            Self::Engine(EngineError::Failed(_) | EngineError::Load { .. }) => true,
+            Self::Engine(
+                EngineError::TooLong { .. }
+                | EngineError::OutsideVocabulary { .. }
+                | EngineError::BadPrompt(_)
+                | EngineError::Unsupported(_),
+            ) => false,
+            Self::TooSlow(_) | Self::Crashed | Self::Closing => true,
+        }
+    }
+}
+
+/// A check on its way, and its place in the queue.
+#[derive(Debug)]
+struct Job {
+    pass: ReferencePass,
+    reply: oneshot::Sender<Result<Reference, NoReference>>,
+    /// Freed when the check is done or dropped.
+    place: Place,
+}
+
+/// One place in a queue, counted as long as it is taken.
+#[derive(Debug)]
+struct Place {
+    _permit: OwnedSemaphorePermit,
+    queued: Gauge,
+}
+
+impl Place {
+    fn new(permit: OwnedSemaphorePermit, queued: &Gauge) -> Self {
+        queued.inc();
+        Self { _permit: permit, queued: queued.clone() }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.queued.dec();
+    }
+}
+
+/// Places for some checks, taken together so that a batch is let in whole or not at all.
+#[derive(Debug)]
+pub(crate) struct Places<'a> {
+    queue: &'a Queue,
+    places: OwnedSemaphorePermit,
+}
+
+impl Queue {
+    /// A queue and its worker, which must be [run](Worker::run).
+    pub(crate) fn new(engine: SharedEngine, bounds: Bounds, metrics: Metrics) -> (Self, Worker) {
+        let capacity = bounds.places.max(MAX_BATCH);
+        let (sender, jobs) = mpsc::channel(capacity);
+        let pace = Arc::new(Pace::default());
+        let labels = ModelLabels { model: engine.model().name.clone() };
+        let queued = metrics.queued.get_or_create_owned(&labels);
+        let worker = Worker {
+            engine: engine.clone(),
+            jobs,
+            deadline: bounds.deadline,
+            pace: pace.clone(),
+            metrics,
+        };
+        let places = Arc::new(Semaphore::new(capacity));
+        (Self { engine, capacity, places, jobs: sender, pace, queued }, worker)
+    }
+
+    /// The engine's model.
+    pub(crate) fn model(&self) -> &ModelInfo {
+        self.engine.model()
+    }
+
+    /// Checks that wait or run.
+    pub(crate) fn len(&self) -> usize {
+        self.capacity - self.places.available_permits()
+    }
+
+    /// Takes places for `count` checks, or says after how long there may be some.
+    pub(crate) fn reserve(&self, count: usize) -> Result<Places<'_>, Duration> {
+        let many = u32::try_from(count).unwrap_or(u32::MAX);
+        match self.places.clone().try_acquire_many_owned(many) {
+            Ok(places) => Ok(Places { queue: self, places }),
+            Err(_) => Err(self.pace.time_for(self.len().min(count))),
+        }
+    }
+}
+
+impl Places<'_> {
+    /// Queues one check. Dropping the receiver takes it out again, unless it has begun.
+    pub(crate) fn submit(
+        &mut self,
+        pass: ReferencePass,
+    ) -> oneshot::Receiver<Result<Reference, NoReference>> {
+        let (reply, receiver) = oneshot::channel();
+        if let Some(permit) = self.places.split(1) {
+            let place = Place::new(permit, &self.queue.queued);
+            // Cannot be full, there is a slot for every place; closed only while shutting down, which the receiver sees.
+            let _ = self.queue.jobs.try_send(Job { pass, reply, place });
+        }
+        receiver
+    }
+}
+
+/// How long checks took lately.
+#[derive(Debug, Default)]
+struct Pace {
+    /// Moving average, in microseconds.
+    mean_us: AtomicU64,
+}
+
+impl Pace {
+    fn note(&self, took: Duration) {
+        let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let mean = self.mean_us.load(Ordering::Relaxed);
+        let next = if mean == 0 { took } else { mean - mean / 8 + took / 8 };
+        self.mean_us.store(next, Ordering::Relaxed);
+    }
+
+    /// The likely time for some checks: 1 to 60 s.
+    fn time_for(&self, checks: usize) -> Duration {
+        let checks = u64::try_from(checks).unwrap_or(u64::MAX);
+        Duration::from_micros(self.mean_us.load(Ordering::Relaxed).saturating_mul(checks))
+            .clamp(Duration::from_secs(1), Duration::from_secs(60))
+    }
+}
+
+/// Runs the checks of a [`Queue`]: one prefill at a time, which is what an engine can do.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    engine: SharedEngine,
+    jobs: mpsc::Receiver<Job>,
+    deadline: Duration,
+    pace: Arc<Pace>,
+    metrics: Metrics,
+}
+
+impl Worker {
+    /// Works until `stop`, or until the queue is dropped. The check in hand is finished.
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
+        loop {
+            let job = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                job = self.jobs.recv() => job,
+            };
+            let Some(job) = job else { return };
+            // Whoever asked has gone: the prefill would be for nothing.
+            if job.reply.is_closed() {
+                self.metrics.dropped.inc();
+                continue;
+            }
+            let result = self.reference(job.pass).await;
+            // The place first, so that whoever gets the result finds room for more.
+            drop(job.place);
+            let _ = job.reply.send(result);
+        }
+    }
+
+    async fn reference(&self, pass: ReferencePass) -> Result<Reference, NoReference> {
+        let started = Instant::now();
+        // An engine that panics on one check must not take the others with it.
+        let guarded = AssertUnwindSafe(self.engine.reference(pass)).catch_unwind();
+        let result = match timeout(self.deadline, guarded).await {
+            Ok(Ok(result)) => result.map_err(NoReference::from),
+            Ok(Err(_panic)) => Err(NoReference::Crashed),
+            Err(_elapsed) => Err(NoReference::TooSlow(self.deadline)),
+        };
+        self.pace.note(started.elapsed());
+        self.metrics.reference_seconds.observe(started.elapsed().as_secs_f64());
+        if let Err(error) = &result
+            && error.is_retryable()
+        {
+            warn!(model = %self.engine.model().name, %error, "a check could not be done: {error}");
+        }
+        result
+    }
+}
