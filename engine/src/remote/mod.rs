@@ -71,7 +71,7 @@ impl RemoteConfig {
 }
 
 /// A secret that is never printed.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct ApiKey(String);
 
 impl ApiKey {
