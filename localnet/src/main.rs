@@ -82,12 +82,13 @@ fn main() -> ExitCode {
         };
         screen.line(&format!("the validator's API listens on http://{}/v1", localnet.api))?;
         screen.line(&format!("the chain's RPC listens on ws://{}", localnet.rpc))?;
+        let validator = localnet.validator.clone();
         let ended = tokio::select! {
             () = &mut stopped => Ok(None),
             error = localnet.failed() => Err(error),
-            shown = show(&mut screen, localnet.validator.clone(), cli.until_weights, started) => shown.map(Some),
+            shown = show(&mut screen, validator.clone(), cli.until_weights, started) => shown.map(Some),
         };
-        let status = localnet.validator.status().await;
+        let status = validator.status().await;
         let cheats = localnet.cheats.clone();
         localnet.stop().await;
         let seconds = ended?.flatten();

@@ -20,6 +20,7 @@ pub struct Screen {
 enum Out {
     Standard(io::Stdout),
     Error(io::Stderr),
+    Nowhere,
 }
 
 impl Screen {
@@ -33,6 +34,11 @@ impl Screen {
             (Out::Standard(out), in_place)
         };
         Self { out, in_place, drawn: 0, last: String::new() }
+    }
+
+    /// Shows nothing, for tests.
+    pub fn silent() -> Self {
+        Self { out: Out::Nowhere, in_place: false, drawn: 0, last: String::new() }
     }
 
     /// One line that stays.
@@ -70,6 +76,7 @@ impl Screen {
         match &mut self.out {
             Out::Standard(out) => out.write_all(bytes).and_then(|()| out.flush()),
             Out::Error(out) => out.write_all(bytes).and_then(|()| out.flush()),
+            Out::Nowhere => Ok(()),
         }
     }
 }

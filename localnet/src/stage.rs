@@ -56,8 +56,13 @@ pub struct Localnet {
     pub api: SocketAddr,
     /// Where the chain's RPC listens.
     pub rpc: SocketAddr,
+    pub netuid: Netuid,
+    /// Who the validator is.
+    pub validator_hotkey: Hotkey,
+    /// Those of the miners that do not serve what they claim.
     pub cheats: BTreeSet<Hotkey>,
-    pub hotkeys: Vec<Hotkey>,
+    /// Make the chain fail on purpose.
+    pub chain: devnet::Controls,
     services: Services,
 }
 
@@ -138,7 +143,7 @@ impl Localnet {
             data: Some(data.join("chain")),
         })
         .await?;
-        let rpc = devnet.local_addr();
+        let (rpc, controls) = (devnet.local_addr(), devnet.controls());
         services.start("chain".to_owned(), |stop| async move { Ok(devnet.run_until(stop.cancelled_owned()).await?) });
 
         screen.line("registering the subnet, its validator and its miners; loading the models")?;
@@ -155,9 +160,17 @@ impl Localnet {
             subnet.start_miner(number, keypair, engine, services).await?;
         }
         let (validator, api) = subnet.start_validator(&keys.validator, checking, services).await?;
-        let hotkeys: Vec<_> = keys.miners.iter().map(Keypair::hotkey).collect();
-        let cheats = options.cheat.iter().filter_map(|_| hotkeys.last().copied()).collect();
-        Ok(Self { validator, api, rpc, cheats, hotkeys, services: Services::default() })
+        let cheats = options.cheat.iter().filter_map(|_| keys.miners.last().map(Keypair::hotkey)).collect();
+        Ok(Self {
+            validator,
+            api,
+            rpc,
+            netuid,
+            validator_hotkey: keys.validator.hotkey(),
+            cheats,
+            chain: controls,
+            services: Services::default(),
+        })
     }
 
     /// Resolves when a part fails.
