@@ -39,8 +39,8 @@ pub struct Reading {
 /// # Errors
 /// A sentence, if the body is no JSON object with an object `tasks`.
 pub fn read(body: &[u8], ceiling: impl Fn(&TaskId) -> Option<Volume>) -> Result<Reading, String> {
-    let body: Value =
-        serde_json::from_slice(body).map_err(|error| format!("the capacity is not valid JSON: {error}"))?;
+    let body: Value = serde_json::from_slice(body)
+        .map_err(|error| format!("the capacity is not valid JSON: {error}"))?;
     let Some(tasks) = body.get("tasks").and_then(Value::as_object) else {
         return Err("the capacity has no object `tasks`".to_owned());
     };

@@ -39,7 +39,9 @@ pub struct TaskId(String);
 
 /// Why a text is no [`TaskId`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a task id: use 1 to 64 of a-z, 0-9, `-` and `.`, starting with a letter or digit")]
+#[error(
+    "`{0}` is not a task id: use 1 to 64 of a-z, 0-9, `-` and `.`, starting with a letter or digit"
+)]
 pub struct BadTaskId(String);
 
 impl TaskId {
@@ -54,8 +56,9 @@ impl FromStr for TaskId {
 
     fn from_str(text: &str) -> Result<Self, BadTaskId> {
         let starts_well = text.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
-        let all_allowed =
-            text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.');
+        let all_allowed = text
+            .chars()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.');
         if starts_well && all_allowed && text.len() <= 64 {
             Ok(Self(text.to_owned()))
         } else {
@@ -115,7 +118,11 @@ impl TryFrom<f64> for Volume {
 
     fn try_from(amount: f64) -> Result<Self, BadVolume> {
         // `+ 0.0` turns a negative zero into zero.
-        if amount.is_finite() && amount >= 0.0 { Ok(Self(amount + 0.0)) } else { Err(BadVolume(amount)) }
+        if amount.is_finite() && amount >= 0.0 {
+            Ok(Self(amount + 0.0))
+        } else {
+            Err(BadVolume(amount))
+        }
     }
 }
 
