@@ -14,12 +14,14 @@ use url::Url;
 use crate::error::{BlockHash, ChainError};
 use crate::metagraph::{self, Metagraph};
 use crate::network::{ChainConfig, shown};
-use crate::rpc::{BlockClient, Connection};
+use crate::rpc::{BlockClient, Connection, turned_away};
 use crate::storage::At;
 
 /// Block time where the runtime does not state one: that of the main network.
 const DEFAULT_BLOCK_TIME: Duration = Duration::from_secs(12);
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// Public nodes turn callers away who ask too often; asking on prolongs it.
+const TURNED_AWAY_PAUSE: Duration = Duration::from_secs(60);
 
 /// A chain. Clones share one connection.
 ///
@@ -171,8 +173,13 @@ impl Chain {
                 Ok(connection)
             }
             Err(error) => {
-                let pause =
-                    backoff(attempts.failures, self.inner.config.longest_pause, rand::random());
+                let longest = self.inner.config.longest_pause;
+                let mut pause = backoff(attempts.failures, longest, rand::random());
+                if let ChainError::Unreachable { source, .. } = &error
+                    && turned_away(source)
+                {
+                    pause = pause.max(TURNED_AWAY_PAUSE);
+                }
                 attempts.failures = attempts.failures.saturating_add(1);
                 attempts.not_before = Some(Instant::now() + pause);
                 Err(error)

@@ -9,7 +9,7 @@ use subxt::SubstrateConfig;
 use subxt::backend::LegacyBackend;
 use subxt::client::{OnlineClient, OnlineClientAtBlock};
 use subxt::config::{Hasher as _, Header as _, RpcConfigFor};
-use subxt::ext::jsonrpsee::client_transport::ws::WsTransportClientBuilder;
+use subxt::ext::jsonrpsee::client_transport::ws::{WsHandshakeError, WsTransportClientBuilder};
 use subxt::ext::jsonrpsee::core::client::async_client::PingConfig;
 use subxt::ext::jsonrpsee::core::client::{Client as WsClient, Error as WsError};
 use subxt::rpcs::client::{RawRpcFuture, RawRpcSubscription, RawValue, RpcClientT};
@@ -82,7 +82,9 @@ impl Connection {
     pub(crate) async fn open(url: &Url, deadline: Duration) -> Result<Self, Cause> {
         let transport = WsTransportClientBuilder::default()
             .connection_timeout(deadline)
-            .max_response_size(MAX_ANSWER_BYTES);
+            .max_response_size(MAX_ANSWER_BYTES)
+            // One attempt: a redirection might lead to an address that was not checked.
+            .max_redirections(1);
         let (sender, receiver) = tokio::time::timeout(deadline, transport.build(url.clone()))
             .await
             .map_err(|_| "no answer in time")??;
@@ -174,6 +176,11 @@ impl Connection {
             self.rpc.chain_get_header(hash).await.map_err(|error| self.rpc_error(DOING, error))?;
         header.ok_or_else(|| ChainError::unexpected(DOING, "the node does not know the block"))
     }
+}
+
+/// Whether a node refused the connection on purpose.
+pub(crate) fn turned_away(error: &Cause) -> bool {
+    matches!(error.downcast_ref(), Some(WsHandshakeError::Rejected { status_code: 403 | 429 }))
 }
 
 /// The hash of a header under the hash function of the chain that `at` belongs to.

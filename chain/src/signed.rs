@@ -163,7 +163,7 @@ struct Sent {
 impl Sent {
     /// The last block that can contain it.
     fn end(&self) -> BlockNumber {
-        BlockNumber(self.birth + LIFETIME_BLOCKS)
+        BlockNumber(self.birth + LIFETIME_BLOCKS - 1)
     }
 }
 
@@ -194,7 +194,7 @@ impl Chain {
     ) -> Result<Included, SubmitError> {
         let connection = self.connection().await?;
         let mut sent = sign(&connection, call, keypair).await?;
-        let mut first_refusal = None;
+        let mut signed_again = false;
         let updates = loop {
             match connection.rpc().author_submit_and_watch_extrinsic(&sent.bytes).await {
                 Ok(updates) => break Some(updates),
@@ -206,11 +206,11 @@ impl Chain {
                     let again = sign(&connection, call, keypair).await?;
                     let stale =
                         again.nonce != sent.nonce || again.spec_version != sent.spec_version;
-                    if first_refusal.is_some() || !stale {
+                    if signed_again || !stale {
                         return Err(SubmitError::Pool(refusal));
                     }
                     debug!(%refusal, "signing the transaction once more");
-                    first_refusal = Some(refusal);
+                    signed_again = true;
                     sent = again;
                 }
                 // The node may have it or not.

@@ -49,7 +49,8 @@ fn vectors() -> Vectors {
     let folder = std::env::var_os("TOUCHSTONE_VECTORS")
         .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("vectors"), PathBuf::from);
     let path = folder.join("bittensor_sdk.json");
-    let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let text =
+        fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     serde_json::from_str(&text).unwrap()
 }
 
@@ -74,7 +75,11 @@ fn conformance_weights() {
             assert!((share - expected).abs() <= 1e-12, "case {number}: {share} is not {expected}");
         }
         let expected = paired(&clipped.expected_clipped_uids, &clipped.expected_clipped_values);
-        assert_eq!(encode_within(&scores, clipped.max_weight_limit), Ok(expected), "case {number}, clipped");
+        assert_eq!(
+            encode_within(&scores, clipped.max_weight_limit),
+            Ok(expected),
+            "case {number}, clipped"
+        );
     }
 }
 
@@ -83,7 +88,12 @@ fn read_from_wallet(text: &str) -> Keypair {
     let wallets = tempfile::tempdir().unwrap();
     let folder = wallets.path().join("cold/hotkeys");
     fs::create_dir_all(&folder).unwrap();
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(folder.join("hot")).unwrap();
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(folder.join("hot"))
+        .unwrap();
     file.write_all(text.as_bytes()).unwrap();
     let paths = WalletPaths { path: wallets.path().to_owned(), ..WalletPaths::new("cold", "hot") };
     load_hotkey(&paths).unwrap()
@@ -97,14 +107,17 @@ fn conformance_hotkeys() {
         let keyfile = Value::Object(case.keyfile.clone());
         let whole = read_from_wallet(&keyfile.to_string());
         assert_eq!(whole.hotkey(), case.ss58);
-        let public: String = whole.hotkey().as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+        let public: String =
+            whole.hotkey().as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(public, case.public_key_hex);
         assert!(case.ss58.verifies(b"message", &whole.sign(b"message")));
 
         assert_eq!(read_from_wallet(&case.mnemonic).hotkey(), case.ss58, "a bare mnemonic");
         for secret in ["secretPhrase", "secretSeed", "privateKey"] {
             // Some tools leave fields out, so each secret has to do by itself.
-            let Some(value) = case.keyfile.get(secret).filter(|value| !value.is_null()) else { continue };
+            let Some(value) = case.keyfile.get(secret).filter(|value| !value.is_null()) else {
+                continue;
+            };
             let alone = json!({ secret: value, "ss58Address": case.ss58 }).to_string();
             let keypair = read_from_wallet(&alone);
             assert_eq!(keypair.hotkey(), case.ss58, "{secret} alone");
