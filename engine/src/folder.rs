@@ -16,6 +16,18 @@ const MOST_JSON: u64 = 256 << 20;
 /// Header limit of the safetensors format.
 const MOST_HEADER: u64 = 100_000_000;
 
+/// Where mistral.rs ends an answer as well, if the vocabulary and the chat template have them.
+const ALTERNATE_ENDS: [&str; 8] = [
+    "<|im_end|>",
+    "<end_of_turn>",
+    "<|end_of_text|>",
+    "<|end|>",
+    "<|eot_id|>",
+    "<|message|>",
+    "<|start|>",
+    "<|channel|>",
+];
+
 /// What the engine needs to know of a folder.
 #[derive(Debug)]
 pub(crate) struct ModelFolder {
@@ -119,10 +131,15 @@ fn read(path: &Path) -> Result<ModelFolder, String> {
         true => json(&path, "generation_config.json")?,
         false => GenerationConfig::default(),
     };
-    let chat_template = tokenizer_config.chat_template.is_some()
-        || ["chat_template.jinja", "chat_template.json"]
-            .iter()
-            .any(|name| path.join(name).exists());
+    // Only searched for the names of end tokens, so JSON's escapes do not matter.
+    let mut template = tokenizer_config.chat_template.map(|template| template.to_string());
+    for name in ["chat_template.jinja", "chat_template.json"] {
+        if path.join(name).exists() {
+            let text = String::from_utf8(bytes(&path, name)?)
+                .map_err(|_| format!("{name} is not text"))?;
+            template.get_or_insert_default().push_str(&text);
+        }
+    }
 
     let named = match tokenizer_config.eos_token {
         Some(TokenName::Text(name) | TokenName::Added { content: name }) => {
@@ -140,10 +157,15 @@ fn read(path: &Path) -> Result<ModelFolder, String> {
         .filter(|&id| id < vocabulary)
         .ok_or("neither tokenizer_config.json nor generation_config.json names an end token")?;
     let listed = [config.eos_token_id.as_slice(), generation.eos_token_id.as_slice()].concat();
-    let all: BTreeSet<u32> =
-        std::iter::once(engine).chain(listed).filter(|&id| id < vocabulary).collect();
+    let alternates = ALTERNATE_ENDS
+        .into_iter()
+        .filter(|name| template.as_ref().is_some_and(|template| template.contains(name)))
+        .filter_map(|name| tokenizer.token_to_id(name));
+    let all = std::iter::once(engine).chain(listed).chain(alternates);
+    let all: BTreeSet<u32> = all.filter(|&id| id < vocabulary).collect();
     let bytes = weights(&path)?;
     let ends = EndTokens { all: all.into_iter().collect(), engine };
+    let chat_template = template.is_some();
     Ok(ModelFolder { path, tokenizer, vocabulary, context, ends, chat_template, bytes })
 }
 

@@ -121,7 +121,7 @@ impl<'a> Distribution<'a> {
         } else {
             let second =
                 self.top(2).get(1).map_or(f64::NEG_INFINITY, |&token| self.relative(token));
-            (self.mode, -self.relative(given), -second)
+            (self.mode, 0.0 - self.relative(given), 0.0 - second)
         };
         let logit = self.logit(given);
         TokenScore {

@@ -36,19 +36,17 @@ impl Script {
     }
 
     async fn serve(self) -> (RemoteConfig, tokio::task::JoinHandle<()>) {
-        async fn answer(
-            State(script): State<Script>,
-            headers: HeaderMap,
-            Json(body): Json<Value>,
-        ) -> (StatusCode, Body) {
-            script.requests.lock().unwrap().push((headers, body));
-            (script.status, (script.answer)())
-        }
+        let answer = post(
+            |State(script): State<Self>, headers: HeaderMap, Json(body): Json<Value>| async move {
+                script.requests.lock().unwrap().push((headers, body));
+                (script.status, (script.answer)())
+            },
+        );
         let models = json!({ "data": [{ "id": "other" }, { "id": "m", "max_model_len": 100 }] });
         let router = Router::new()
             .route("/v1/models", get(|| async move { Json(models) }))
-            .route("/v1/chat/completions", post(answer))
-            .route("/v1/completions", post(answer))
+            .route("/v1/chat/completions", answer.clone())
+            .route("/v1/completions", answer)
             .with_state(self);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/v1/", listener.local_addr().unwrap()).parse().unwrap();
