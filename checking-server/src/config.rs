@@ -100,9 +100,8 @@ impl Settings {
         let sources =
             Sources { defaults: DEFAULTS, file, prefix: PREFIX, env, ..Sources::default() };
         let loaded = sources.load::<File>()?;
-        let base = file.and_then(Path::parent).unwrap_or(Path::new(""));
         let mut problems = loaded.problems;
-        let config = loaded.file.check(base, &mut problems);
+        let config = loaded.file.check(&mut problems);
         let config = match (problems.into_result(), config) {
             (Ok(()), Some(config)) => Ok(config),
             (Err(problems), _) => Err(problems),
@@ -154,7 +153,7 @@ struct Queue {
 }
 
 impl File {
-    fn check(self, base: &Path, problems: &mut Problems) -> Option<Config> {
+    fn check(self, problems: &mut Problems) -> Option<Config> {
         let listen = self.server.listen.parse::<SocketAddr>();
         if listen.is_err() {
             problems.add(
@@ -168,7 +167,7 @@ impl File {
         let max_body_bytes =
             whole("server.max_body_bytes", self.server.max_body_bytes, 1024..=1 << 30, problems);
         let loopback = listen.as_ref().is_ok_and(|listen| listen.ip().is_loopback());
-        let access = self.access.check(base, loopback, problems);
+        let access = self.access.check(loopback, problems);
         problems.require(
             !self.tasks.catalogue.as_os_str().is_empty(),
             "tasks.catalogue",
@@ -186,7 +185,7 @@ impl File {
             listen: listen.ok()?,
             max_body_bytes: max_body_bytes?,
             access: access?,
-            catalogue: base.join(self.tasks.catalogue),
+            catalogue: self.tasks.catalogue,
             only: self.tasks.only,
             number_format: self.engine.number_format,
             places: places?,
@@ -196,7 +195,7 @@ impl File {
 }
 
 impl AccessFile {
-    fn check(self, base: &Path, loopback: bool, problems: &mut Problems) -> Option<Access> {
+    fn check(self, loopback: bool, problems: &mut Problems) -> Option<Access> {
         let (key, token) = match (self.token.as_str(), self.token_file.as_str()) {
             ("", "") if self.open && loopback => return Some(Access::Open),
             ("", "") => {
@@ -208,7 +207,7 @@ impl AccessFile {
                 return None;
             }
             (token, "") => ("access.token", token.to_owned()),
-            ("", file) => match std::fs::read_to_string(base.join(file)) {
+            ("", file) => match std::fs::read_to_string(file) {
                 Ok(token) => ("access.token_file", token.trim().to_owned()),
                 Err(error) => {
                     problems.add("access.token_file", format!("`{file}` cannot be read: {error}"));

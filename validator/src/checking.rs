@@ -141,9 +141,38 @@ impl Checker {
         if waiting.is_empty() {
             return Ok(0);
         }
-        let results = self.send(&waiting).await?;
+        match self.send(&waiting).await {
+            // One answer that the server will not read must not hold up the others for ever.
+            Err(NotChecked::Status(status @ 400..500)) => self.one_by_one(&waiting, status).await,
+            Err(error) => Err(error),
+            Ok(results) => self.apply(&waiting, &results).await,
+        }
+    }
+
+    /// Sends the answers of a refused batch alone, and gives up on those that are refused again.
+    async fn one_by_one(&self, waiting: &[PendingCheck], status: u16) -> Result<usize, NotChecked> {
         let mut done = 0;
-        for pending in &waiting {
+        for pending in waiting {
+            let alone = std::slice::from_ref(pending);
+            let sent = if waiting.len() > 1 { self.send(alone).await } else { Err(NotChecked::Status(status)) };
+            match sent {
+                Err(NotChecked::Status(status @ 400..500)) => {
+                    let task = &pending.check.task;
+                    warn!(%task, "the checking server refuses an answer with status {status}; it counts for nothing");
+                    self.store.drop_check(&pending.check.id).await?;
+                    self.metrics.checked(task, "unchecked");
+                    done += 1;
+                }
+                Err(error) => return Err(error),
+                Ok(results) => done += self.apply(alone, &results).await.or_else(busy_is_nothing)?,
+            }
+        }
+        Ok(done)
+    }
+
+    async fn apply(&self, waiting: &[PendingCheck], results: &CheckResults) -> Result<usize, NotChecked> {
+        let mut done = 0;
+        for pending in waiting {
             let Some(result) = results.results.iter().find(|result| result.id == pending.check.id) else {
                 continue;
             };
@@ -193,5 +222,13 @@ impl Checker {
             }
         }
         serde_json::from_slice(&body).map_err(|_| NotChecked::Garbage)
+    }
+}
+
+/// An answer that is to be tried again later is no reason to leave the others of its batch.
+fn busy_is_nothing(error: NotChecked) -> Result<usize, NotChecked> {
+    match error {
+        NotChecked::Busy => Ok(0),
+        other => Err(other),
     }
 }
