@@ -53,6 +53,9 @@ type Judged = (Option<TaskId>, CheckResult);
 /// Where the reference of an [`Open`] check will come from.
 type Pending = oneshot::Receiver<Result<Reference, NoReference>>;
 
+/// An [`Open`] check that waits in its queue, or one that is judged already.
+type Submitted<'a> = Result<(Open<'a>, Pending), Judged>;
+
 impl Checker {
     /// Judges a batch, in order. One bad check costs that check only.
     ///
@@ -112,7 +115,7 @@ impl Checker {
     fn submit<'a>(
         &self,
         examined: Vec<Result<Open<'a>, Judged>>,
-    ) -> Result<Vec<Result<(Open<'a>, Pending), Judged>>, Busy> {
+    ) -> Result<Vec<Submitted<'a>>, Busy> {
         let mut wanted = vec![0; self.queues.len()];
         for open in examined.iter().flatten() {
             wanted[open.task.queue] += 1;

@@ -84,11 +84,8 @@ async fn rate_ours(engine: &Embedded, seed: u64) -> anyhow::Result<f64> {
     };
     let mut events = engine.generate(generation).await?.events;
     let mut tokens = 0;
-    loop {
-        match events.next().await.context("the stream broke off")?? {
-            Event::Piece(piece) => tokens += piece.tokens.len(),
-            Event::End(_) => break,
-        }
+    while let Event::Piece(piece) = events.next().await.context("the stream broke off")?? {
+        tokens += piece.tokens.len();
     }
     Ok(tokens as f64 / begun.elapsed().as_secs_f64())
 }

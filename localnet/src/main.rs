@@ -72,6 +72,7 @@ fn main() -> ExitCode {
             period: Duration::from_secs_f64(cli.period),
             data,
             cheat: cli.cheat,
+            checking: None,
         };
         let mut screen = Screen::new(cli.json);
         let stopped = run::shutdown();

@@ -39,6 +39,8 @@ pub struct Options {
     /// Everything that is written goes below this folder.
     pub data: PathBuf,
     pub cheat: Option<Cheat>,
+    /// Where the validator looks for the checking server, if something stands in between; otherwise at its own address.
+    pub checking: Option<SocketAddr>,
 }
 
 /// How one of the miners cheats.
@@ -56,6 +58,8 @@ pub struct Localnet {
     pub api: SocketAddr,
     /// Where the chain's RPC listens.
     pub rpc: SocketAddr,
+    /// Where the checking server listens.
+    pub checking: SocketAddr,
     pub netuid: Netuid,
     /// Who the validator is.
     pub validator_hotkey: Hotkey,
@@ -69,8 +73,11 @@ pub struct Localnet {
 /// Running services by name, in the order in which they were started.
 #[derive(Debug, Default)]
 struct Services {
-    running: Vec<(CancellationToken, JoinSet<(String, anyhow::Result<()>)>)>,
+    running: Vec<(CancellationToken, JoinSet<Ended>)>,
 }
+
+/// Which service ended, and how.
+type Ended = (String, anyhow::Result<()>);
 
 impl Services {
     fn start<F, Fut>(&mut self, name: String, run: F)
@@ -159,12 +166,14 @@ impl Localnet {
         for ((number, keypair), engine) in (1..).zip(&keys.miners).zip(&engines.miners) {
             subnet.start_miner(number, keypair, engine, services).await?;
         }
-        let (validator, api) = subnet.start_validator(&keys.validator, checking, services).await?;
+        let looked_for = options.checking.unwrap_or(checking);
+        let (validator, api) = subnet.start_validator(&keys.validator, looked_for, services).await?;
         let cheats = options.cheat.iter().filter_map(|_| keys.miners.last().map(Keypair::hotkey)).collect();
         Ok(Self {
             validator,
             api,
             rpc,
+            checking,
             netuid,
             validator_hotkey: keys.validator.hotkey(),
             cheats,

@@ -119,7 +119,7 @@ impl App {
             chain: chain.clone(),
             netuid: config.netuid,
             own: keypair.hotkey(),
-            own_address: config.external_ip.map(|ip| SocketAddr::new(ip, address.port())),
+            own_address: Some(SocketAddr::new(config.external_ip.unwrap_or(address.ip()), address.port())),
             allow_local: config.allow_local_miners,
             asker: asker.clone(),
             catalogue: Arc::clone(&config.catalogue),

@@ -12,6 +12,7 @@ use sp_inherents::InherentData;
 use sp_runtime::traits::{BlakeTwo256, Hash, Header as _};
 use sp_runtime::transaction_validity::{
     InvalidTransaction, TransactionSource, TransactionValidity, TransactionValidityError,
+    ValidTransaction,
 };
 use sp_runtime::{ApplyExtrinsicResult, Digest};
 use sp_timestamp::INHERENT_IDENTIFIER;
@@ -265,18 +266,28 @@ impl Chain {
         if !rest.is_empty() {
             return Err(Refused::Undecodable);
         }
-        let head = self.head();
+        let hash = BlakeTwo256::hash(bytes);
+        loop {
+            let head = self.head();
+            let valid = self.validate(&head, bytes)?;
+            let mut pool = lock(&self.pool);
+            // What is required may have come into a block meanwhile, and nobody would give it any more.
+            if self.head().hash == head.hash {
+                pool.insert(hash, bytes.to_vec(), valid, head.header.number, watcher)?;
+                return Ok(hash);
+            }
+        }
+    }
+
+    fn validate(&self, head: &Block, bytes: &[u8]) -> Result<ValidTransaction, Refused> {
+        let function = "TaggedTransactionQueue_validate_transaction";
         let mut data = TransactionSource::External.encode();
         data.extend_from_slice(bytes);
         data.extend(head.hash.encode());
-        let function = "TaggedTransactionQueue_validate_transaction";
-        let answer = self.query(&head, function, &data)?;
+        let answer = self.query(head, function, &data)?;
         let validity = TransactionValidity::decode(&mut answer.as_slice())
             .map_err(|_| CallFailed::Answer(function.to_owned()))?;
-        let valid = validity.map_err(Refused::Invalid)?;
-        let hash = BlakeTwo256::hash(bytes);
-        lock(&self.pool).insert(hash, bytes.to_vec(), valid, head.header.number, watcher)?;
-        Ok(hash)
+        validity.map_err(Refused::Invalid)
     }
 
     /// Makes the next block of what waits, for no longer than the block time.

@@ -165,11 +165,17 @@ impl Pool {
 
     /// Takes out what a block has taken in, what has become invalid, and what is too old for the next block.
     pub fn settle(&mut self, block: H256, number: u32, included: &[H256], invalid: &[H256]) {
+        let mut given = HashSet::new();
         for hash in included {
             if let Some(entry) = self.entries.get_mut(hash) {
+                given.extend(entry.waiting.provides.iter().cloned());
                 entry.tell(&Status::InBlock(block));
                 self.remove(hash, &Status::Finalized(block));
             }
+        }
+        // What the chain gives need not be given by the pool any more.
+        for entry in self.entries.values_mut().filter(|_| !given.is_empty()) {
+            entry.waiting.requires.retain(|tag| !given.contains(tag));
         }
         for hash in invalid {
             self.remove(hash, &Status::Invalid);
@@ -260,6 +266,15 @@ mod tests {
         assert_eq!(order(&pool), [3]);
         assert_eq!(watcher.try_recv(), Ok(Status::Ready));
         assert_eq!(watcher.try_recv(), Ok(Status::Usurped(hash(3))));
+    }
+
+    #[test]
+    fn what_a_block_has_taken_in_is_not_waited_for() {
+        let mut pool = Pool::default();
+        insert(&mut pool, 1, valid(5, &[], 1)).unwrap();
+        insert(&mut pool, 2, valid(5, &[1], 2)).unwrap();
+        pool.settle(hash(99), 11, &[hash(1)], &[]);
+        assert_eq!(order(&pool), [2]);
     }
 
     #[test]

@@ -56,7 +56,7 @@ fn check_table(
 }
 
 fn check_list(
-    list: &mut Vec<Value>,
+    list: &mut [Value],
     element: &Table,
     key: &str,
     path: &str,
