@@ -67,5 +67,5 @@ fn check(common: &Common) -> anyhow::Result<()> {
 }
 
 fn read(common: &Common) -> anyhow::Result<Settings> {
-    Ok(Settings::read(common.config.as_deref(), std::env::vars().collect())?)
+    Ok(Settings::read(common.config.as_deref(), service::settings::environment())?)
 }

@@ -12,3 +12,6 @@ pub mod runtime;
 pub mod setup;
 
 pub use app::{App, Config, Controls, DevnetError};
+
+#[cfg(test)]
+mod tests;

@@ -64,7 +64,9 @@ fn main() -> ExitCode {
             Command::NewHotkey(flags) => {
                 let (config, _) = flags.load()?;
                 let hotkey = create_hotkey(&config.wallet)?.hotkey();
-                print(&format!("{hotkey}\nis in {}\n", config.wallet.file()?.display()))
+                // Standard output is the key alone, for scripts.
+                eprintln!("the new hotkey is in {}", config.wallet.file()?.display());
+                print(&format!("{hotkey}\n"))
             }
         }
     })

@@ -53,7 +53,7 @@ impl Settings {
     fn load(&self) -> anyhow::Result<(Config, String)> {
         let mut flags = [self.chain.settings(), self.wallet.settings()].concat();
         flags.extend(self.listen.clone().map(|listen| ("api.listen".to_owned(), listen)));
-        Config::load(self.common.config.as_deref(), std::env::vars().collect(), flags)
+        Config::load(self.common.config.as_deref(), service::settings::environment(), flags)
     }
 }
 
@@ -82,6 +82,8 @@ fn main() -> ExitCode {
             Command::NewHotkey(settings) => {
                 let (config, _) = settings.load()?;
                 let keypair = chain::wallet::create_hotkey(&config.wallet)?;
+                // Standard output is the key alone, for scripts.
+                eprintln!("the new hotkey is in {}", config.wallet.file()?.display());
                 show(&keypair.hotkey().to_string());
                 Ok(())
             }

@@ -149,7 +149,7 @@ impl WeightSetter {
     }
 
     async fn confirm(&self, set: WeightsOnChain) {
-        info!(block = %set.block, "weights of {} miners are on chain since block {}", set.weights.len(), set.block);
+        info!(block = %set.block, "{} weights are on chain since block {}", set.weights.len(), set.block);
         self.metrics.weights("confirmed");
         if let Err(error) = self.store.save_weights(&set).await {
             warn!("the weights are on chain, but not in the store: {:#}", anyhow::Error::from(error));
