@@ -1,4 +1,4 @@
-//! The OpenAI-compatible messages that users, validators and miners exchange, and their parsing into a [`Generation`].
+//! What users and validators ask for, and its parsing into a [`Generation`].
 //!
 //! Requests are read strictly: what cannot be honoured is refused by name, never silently changed.
 
@@ -9,8 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::TaskId;
-use crate::generation::{FinishReason, Generation, Message, Prompt, Role, Sampling};
-use crate::receipt::Receipt;
+use crate::generation::{Generation, Message, Prompt, Sampling};
 
 /// The limits of a task that a request is read against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,38 +37,26 @@ impl BadRequest {
 }
 
 /// What both request kinds share.
-#[derive(Debug, Clone, PartialEq, Default, Serialize)]
-pub struct Parameters {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub temperature: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub top_p: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_tokens: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_completion_tokens: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub stop: Option<Stop>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub seed: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub stream: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub stream_options: Option<StreamOptions>,
+struct Parameters {
+    temperature: Option<f64>,
+    top_p: Option<f64>,
+    max_tokens: Option<u32>,
+    max_completion_tokens: Option<u32>,
+    stop: Option<Stop>,
+    seed: Option<u64>,
+    stream: Option<bool>,
+    stream_options: Option<StreamOptions>,
     /// A flag in chat requests, a number in completion requests.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub logprobs: Option<Value>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub top_logprobs: Option<u8>,
+    logprobs: Option<Value>,
+    top_logprobs: Option<u8>,
     /// Everything else, so that it can be refused by name.
-    #[serde(flatten)]
-    pub other: BTreeMap<String, Value>,
+    other: BTreeMap<String, Value>,
 }
 
 /// One stop text or several.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Deserialize)]
 #[serde(untagged)]
-pub enum Stop {
+enum Stop {
     One(String),
     Several(Vec<String>),
 }
@@ -80,24 +67,6 @@ pub enum Stop {
 pub struct StreamOptions {
     #[serde(default)]
     pub include_usage: bool,
-}
-
-/// The body of `POST /v1/chat/completions`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct ChatRequest {
-    pub model: String,
-    pub messages: Vec<Message>,
-    #[serde(flatten)]
-    pub parameters: Parameters,
-}
-
-/// The body of `POST /v1/completions`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct CompletionRequest {
-    pub model: String,
-    pub prompt: String,
-    #[serde(flatten)]
-    pub parameters: Parameters,
 }
 
 /// Which of the two paths a request came by.
@@ -383,119 +352,6 @@ fn parse_json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, BadRequest> {
 
 fn short(text: &str) -> String {
     text.chars().take(64).collect()
-}
-
-/// Tokens that were read and written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Usage {
-    pub prompt_tokens: u32,
-    pub completion_tokens: u32,
-    pub total_tokens: u32,
-}
-
-impl Usage {
-    /// The sum is filled in.
-    pub fn new(prompt_tokens: u32, completion_tokens: u32) -> Self {
-        Self {
-            prompt_tokens,
-            completion_tokens,
-            total_tokens: prompt_tokens.saturating_add(completion_tokens),
-        }
-    }
-}
-
-/// One event of a streamed answer, of either kind. Also read from miners, so every field but `choices` is optional.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Chunk {
-    #[serde(default)]
-    pub id: String,
-    #[serde(default)]
-    pub object: String,
-    /// Unix seconds.
-    #[serde(default)]
-    pub created: u64,
-    #[serde(default)]
-    pub model: String,
-    pub choices: Vec<ChunkChoice>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub usage: Option<Usage>,
-    /// Only in the last event before `[DONE]`, whose `choices` are empty.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub receipt: Option<Receipt>,
-}
-
-/// The one choice of a [`Chunk`]: `delta` in chat, `text` in completions.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct ChunkChoice {
-    #[serde(default)]
-    pub index: u32,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub delta: Option<Delta>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub text: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub logprobs: Option<Value>,
-    #[serde(default)]
-    pub finish_reason: Option<FinishReason>,
-}
-
-/// What a chat chunk adds.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Delta {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub role: Option<Role>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub content: Option<String>,
-}
-
-impl ChunkChoice {
-    /// The text this event adds, whatever the kind.
-    pub fn added_text(&self) -> &str {
-        self.text.as_deref().or_else(|| self.delta.as_ref()?.content.as_deref()).unwrap_or_default()
-    }
-}
-
-/// A whole answer, of either kind.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Answer {
-    pub id: String,
-    pub object: String,
-    /// Unix seconds.
-    pub created: u64,
-    pub model: String,
-    pub choices: Vec<AnswerChoice>,
-    pub usage: Usage,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub receipt: Option<Receipt>,
-}
-
-/// The one choice of an [`Answer`]: `message` in chat, `text` in completions.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct AnswerChoice {
-    pub index: u32,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub message: Option<Message>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub text: Option<String>,
-    #[serde(default)]
-    pub logprobs: Option<Value>,
-    pub finish_reason: FinishReason,
-}
-
-/// The body of every error answer.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ErrorBody {
-    pub error: ErrorDetail,
-}
-
-/// What went wrong, in OpenAI's shape.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ErrorDetail {
-    pub message: String,
-    #[serde(rename = "type")]
-    pub kind: String,
-    pub param: Option<String>,
-    pub code: Option<String>,
 }
 
 #[cfg(test)]
