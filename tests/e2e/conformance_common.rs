@@ -37,19 +37,24 @@ fn conformance_btauth() {
         btauth: Vec<SignedRequest>,
     }
     let path = vectors().join("bittensor_sdk.json");
-    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let text = std::fs::read_to_string(&path)
+        .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let File { btauth } = serde_json::from_str(&text).unwrap();
     assert!(!btauth.is_empty(), "no cases in {}", path.display());
 
     for (number, case) in btauth.iter().enumerate() {
-        let headers: BTreeMap<_, _> =
-            case.headers.iter().map(|(name, value)| (name.to_lowercase(), value.as_str())).collect();
+        let headers: BTreeMap<_, _> = case
+            .headers
+            .iter()
+            .map(|(name, value)| (name.to_lowercase(), value.as_str()))
+            .collect();
         let header = |name: &str| headers.get(name).copied();
         let body = bytes(&case.body_hex);
         let request = Request { method: &case.method, target: &case.path, body: &body };
         let verifier = Verifier::new(case.self_hotkey, Windows::default());
 
-        let verdict = || verifier.verify(&request, header, case.now_ns).map_or_else(|no| no.name(), |_| "ok");
+        let verdict =
+            || verifier.verify(&request, header, case.now_ns).map_or_else(|no| no.name(), |_| "ok");
         assert_eq!(verdict(), case.expected, "case {number}, mutation {}", case.mutation);
         if case.expected == "ok" {
             assert_eq!(verdict(), "ReplayedRequest", "case {number}, sent again");

@@ -1,7 +1,11 @@
 //! The real services against each other and against golden vectors, in one binary: each binary that links mistral.rs
 //! costs half a minute and 100 MB.
 
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test says what it found, and stops where it cannot go on")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test says what it found, and stops where it cannot go on"
+)]
 
 mod chain;
 mod checking;

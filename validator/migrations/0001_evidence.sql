@@ -28,6 +28,8 @@ CREATE INDEX tallies_of_contender ON tallies (hotkey, task, period);
 CREATE TABLE pending_checks (
     id TEXT PRIMARY KEY,
     at_ms INTEGER NOT NULL,
+    -- How often it came back without a verdict.
+    attempts INTEGER NOT NULL DEFAULT 0,
     hotkey TEXT NOT NULL,
     task TEXT NOT NULL,
     -- Tokens per second, as measured here.
@@ -37,7 +39,7 @@ CREATE TABLE pending_checks (
     body TEXT NOT NULL
 ) WITHOUT ROWID;
 
-CREATE INDEX pending_checks_by_age ON pending_checks (at_ms);
+CREATE INDEX pending_checks_by_turn ON pending_checks (attempts, at_ms);
 
 CREATE TABLE verdicts (
     id TEXT PRIMARY KEY,

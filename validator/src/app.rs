@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span, warn};
 
 use crate::accounts::{Writer, accounts};
-use crate::api::Api;
+use crate::api::{Api, MAX_BODY_BYTES};
 use crate::ask::Asker;
 use crate::checking::Checker;
 use crate::config::Config;
@@ -35,9 +35,6 @@ use crate::status::{Counts, Status, StatusRow};
 use crate::store::{Store, WeightsOnChain};
 use crate::tally::{ContenderId, Tallies, Tally};
 use crate::weights::WeightSetter;
-
-/// The largest request to the API that is read.
-const MAX_BODY_BYTES: usize = 4 << 20;
 
 /// A validator that listens but does not work yet.
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::openai::{Chunk, Kind};
+use common::openai::{Chunk, ErrorBody, Kind};
 use common::receipt::{MAX_TOKENS, Receipt, request_digest};
 use common::{Hotkey, Keypair, TaskId, btauth};
 use futures::StreamExt;
@@ -22,6 +22,10 @@ use crate::sse::{EventData, Events};
 const BASE_BYTES: usize = 64 << 10;
 /// A chunk of one token with 20 alternatives, its share of the receipt included, stays below this.
 const BYTES_PER_TOKEN: usize = 4 << 10;
+/// No vocabulary has longer tokens.
+const TEXT_BYTES_PER_TOKEN: usize = 512;
+/// What is read of a refusal, to tell the user why.
+const MAX_REFUSAL_BYTES: usize = 16 << 10;
 
 /// A request to a miner.
 #[derive(Debug, Clone)]
@@ -131,6 +135,8 @@ impl Failure {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NotOpened {
     Refused,
+    /// The miner says that the request itself is wrong (400 or 413), and why.
+    Unacceptable(String),
     Failed(Failure),
 }
 
@@ -138,6 +144,7 @@ impl From<NotOpened> for Outcome {
     fn from(not_opened: NotOpened) -> Self {
         match not_opened {
             NotOpened::Refused => Self::Refused,
+            NotOpened::Unacceptable(_) => Self::Failed(Failure::Status(400)),
             NotOpened::Failed(failure) => Self::Failed(failure),
         }
     }
@@ -205,6 +212,7 @@ impl Asker {
         match response.status().as_u16() {
             200 => {}
             429 => return Err(NotOpened::Refused),
+            400 | 413 => return Err(NotOpened::Unacceptable(self.reason(response, query).await)),
             status => return Err(NotOpened::Failed(Failure::Status(status))),
         }
         Ok(AnswerStream {
@@ -218,6 +226,23 @@ impl Asker {
             receipt: None,
             done: false,
         })
+    }
+
+    /// What a miner gives as the reason of a refusal, as one short line.
+    async fn reason(&self, mut response: reqwest::Response, query: &Query) -> String {
+        let read = async {
+            let mut body = Vec::new();
+            while let Ok(Some(part)) = response.chunk().await {
+                body.extend_from_slice(&part);
+                if body.len() > MAX_REFUSAL_BYTES {
+                    break;
+                }
+            }
+            body
+        };
+        let body = tokio::time::timeout(query.timeouts.first_token, read).await.unwrap_or_default();
+        let parsed: Option<ErrorBody> = serde_json::from_slice(&body).ok();
+        parsed.map_or_else(|| "the request is not acceptable".to_owned(), |body| plain(&body.error.message))
     }
 
     /// Fetches a miner's declared capacity: the body as it came, at most 256 KiB.
@@ -258,6 +283,11 @@ impl Asker {
         let headers = btauth::sign(&btauth::Request { method, target, body }, &self.keypair, Some(miner), nonce);
         headers.into_iter().fold(request, |request, (name, value)| request.header(name, value))
     }
+}
+
+/// A stranger's words as one line of bounded length, fit for logs and users.
+fn plain(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(200).collect()
 }
 
 /// The innermost message of an error: reqwest's outer one only repeats the address.
@@ -348,9 +378,9 @@ impl AnswerStream {
 
     fn read(&mut self, json: &[u8]) -> Result<Option<Chunk>, Failure> {
         let mut chunk: Chunk = serde_json::from_slice(json).map_err(|error| {
-            let reported = serde_json::from_slice::<common::openai::ErrorBody>(json);
+            let reported = serde_json::from_slice::<ErrorBody>(json);
             match reported {
-                Ok(body) => Failure::Broken(body.error.message.chars().take(200).collect()),
+                Ok(body) => Failure::Broken(plain(&body.error.message)),
                 Err(_) => Failure::Garbage(error.to_string()),
             }
         })?;
@@ -382,6 +412,13 @@ impl AnswerStream {
             Some("is not signed by the miner's hotkey")
         } else if generated.tokens.len() > self.query.max_tokens as usize {
             Some("holds more tokens than were asked for")
+        } else if generated.logprobs.len() != generated.tokens.len() {
+            Some("has not one log-probability for each token")
+        } else if !generated.logprobs.iter().all(|logprob| logprob.is_finite()) {
+            // JSON has no such number, so the answer could never be checked.
+            Some("has log-probabilities that are no numbers")
+        } else if self.text.len() > TEXT_BYTES_PER_TOKEN * generated.tokens.len() {
+            Some("holds too few tokens for its text")
         } else {
             None
         };

@@ -7,10 +7,11 @@ use std::time::Duration;
 use common::Hotkey;
 use rand::SeedableRng;
 use rand_chacha::ChaCha12Rng;
+use service::run::Chain as Causes;
 use tasks::{Catalogue, Task};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -23,11 +24,13 @@ use crate::network::{Contender, Network};
 use crate::observe::Observer;
 use crate::plan::{Declared, Probe, Probing, schedule};
 use crate::scoring::Parameters;
-use crate::store::{PeriodId, Store};
+use crate::store::{PeriodId, Store, StoreError};
 use crate::tally::{ContenderId, Tallies, Tally};
 
 /// Synthetic queries under way at once, over all miners.
 const MAX_IN_FLIGHT: usize = 256;
+/// Synthetic queries under way at once to one miner.
+const MAX_PER_MINER: usize = 16;
 /// How soon an empty subnet is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
@@ -59,24 +62,35 @@ impl Cycle {
         self.end_what_was_left_open().await;
         let mut asking = JoinSet::new();
         let in_flight = Arc::new(Semaphore::new(MAX_IN_FLIGHT));
-        let mut waiting_said = false;
+        let mut said = String::new();
         loop {
             let contenders = tokio::select! {
                 () = stop.cancelled() => break,
                 contenders = self.observer.observe() => contenders.unwrap_or_default(),
             };
-            let nobody = contenders.is_empty() && self.network.contenders().is_empty();
-            let started = !nobody && self.turn(contenders).await;
-            if !started || self.network.contenders().is_empty() {
-                if !std::mem::replace(&mut waiting_said, true) {
-                    info!("no miner of this subnet serves a task of the catalogue; looking again every {LOOK_AGAIN:?}");
+            let nobody = contenders.is_empty();
+            // An empty period is begun once, to end the one before it.
+            let turned = if nobody && self.network.contenders().is_empty() {
+                Ok(())
+            } else {
+                self.turn(contenders).await
+            };
+            let trouble = match &turned {
+                Err(error) => Some(format!("no new scoring period can begin: {}", Causes(error))),
+                Ok(()) if nobody => Some("no miner of this subnet serves a task of the catalogue".to_owned()),
+                Ok(()) => None,
+            };
+            if let Some(trouble) = trouble {
+                if said != trouble {
+                    warn!("{trouble}; trying again every {LOOK_AGAIN:?}");
+                    said = trouble;
                 }
                 tokio::select! {
                     () = stop.cancelled() => break,
                     () = tokio::time::sleep(LOOK_AGAIN) => continue,
                 }
             }
-            waiting_said = false;
+            said.clear();
             let probes = self.plan();
             let ends = Instant::now() + self.period;
             self.ends.send_replace(Some(ends));
@@ -120,15 +134,19 @@ impl Cycle {
         in_flight: &Arc<Semaphore>,
     ) {
         let begins = ends - self.period;
+        let mut per_miner: BTreeMap<Hotkey, Arc<Semaphore>> = BTreeMap::new();
         for probe in probes {
             sleep_until(begins + probe.at).await;
             while asking.try_join_next().is_some() {}
+            // A miner that leaves so many queries unanswered tells nothing new, and must not take the others' places.
+            let own = per_miner.entry(probe.hotkey).or_insert_with(|| Arc::new(Semaphore::new(MAX_PER_MINER)));
+            let Ok(own) = Arc::clone(own).try_acquire_owned() else { continue };
             let contenders = self.network.contenders();
             let id = ContenderId { hotkey: probe.hotkey, task: probe.task };
             let (Some(contender), Some(task)) = (contenders.get(&id), self.catalogue.task(&id.task)) else {
                 continue;
             };
-            let Ok(permit) = Arc::clone(in_flight).acquire_owned().await else { return };
+            let Ok(Ok(permit)) = timeout_at(ends, Arc::clone(in_flight).acquire_owned()).await else { break };
             let mut rng = ChaCha12Rng::seed_from_u64(probe.seed);
             let request = tasks::synthetic::request(task, &mut rng);
             let query = query(id.hotkey, contender, task, request.body, request.generation.max_tokens);
@@ -136,22 +154,18 @@ impl Cycle {
             asking.spawn(async move {
                 let outcome = asker.ask(&query).await;
                 accounts.settle(&query, outcome, share, &mut rng);
-                drop(permit);
+                drop((permit, own));
             });
         }
         sleep_until(ends).await;
     }
 
-    /// Ends the running period and begins the next. Returns false if the store did not let it.
-    async fn turn(&mut self, contenders: BTreeMap<ContenderId, Contender>) -> bool {
+    /// Ends the running period and begins the next.
+    ///
+    /// If the store does not let it, the old one stays open: what is answered still counts in it.
+    async fn turn(&mut self, contenders: BTreeMap<ContenderId, Contender>) -> Result<(), StoreError> {
         let now = unix_ms();
-        let next = match self.store.begin_period(now).await {
-            Ok(next) => next,
-            Err(error) => {
-                warn!("no new scoring period can begin, the old one goes on: {:#}", anyhow::Error::from(error));
-                return false;
-            }
-        };
+        let next = self.store.begin_period(now).await?;
         self.network.set_contenders(contenders);
         self.accounts.keep_only(|id| self.network.contenders().contains_key(id));
         if let Some((ended, tallies)) = self.tallies.turn(next, &self.network.declared()) {
@@ -159,24 +173,25 @@ impl Cycle {
             self.ended.send_replace(Arc::new(tallies));
         }
         self.turned.notify_one();
-        true
+        Ok(())
     }
 
     async fn end(&self, period: PeriodId, now: i64, tallies: &BTreeMap<ContenderId, Tally>) {
         let scored = period_scores(&self.parameters, tallies);
         if let Err(error) = self.store.end_period(period, now, &scored).await {
-            warn!("a scoring period cannot be stored and will not count: {:#}", anyhow::Error::from(error));
+            warn!("a scoring period cannot be stored and will not count: {}", Causes(&error));
         }
     }
 
     async fn end_what_was_left_open(&self) {
-        match self.store.open_period().await {
-            Ok(None) => {}
-            Ok(Some((period, tallies))) => {
-                info!("going on from an earlier run: its last scoring period counts as far as it came");
-                self.end(period, unix_ms(), &tallies).await;
+        match self.store.open_periods().await {
+            Ok(open) => {
+                for (period, tallies) in open {
+                    info!("going on from an earlier run: its last scoring period counts as far as it came");
+                    self.end(period, unix_ms(), &tallies).await;
+                }
             }
-            Err(error) => warn!("an earlier run's last period cannot be read: {:#}", anyhow::Error::from(error)),
+            Err(error) => warn!("an earlier run's last period cannot be read: {}", Causes(&error)),
         }
     }
 }

@@ -26,12 +26,10 @@ pub struct Retention {
     pub waiting_checks: Duration,
 }
 
-/// Scores, and what they were computed from.
+/// The result of one scoring.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Judgement {
     pub scores: Scores<Hotkey>,
-    /// Whether any miner has earned anything.
-    pub anybody: bool,
 }
 
 /// The loop that scores.
@@ -103,9 +101,7 @@ impl Judge {
         let judged = self.store.judged(since(self.retention.verdicts)).await?;
         let evidence = gather(&self.network.declared(), &past, &judged);
         let weights: BTreeMap<TaskId, f64> = self.catalogue.weights().clone();
-        let scores = scoring::weights(&self.parameters, &weights, &evidence);
-        let anybody = scores.miners.values().any(|miner| miner.weight.get() > 0.0);
-        Ok(Judgement { scores, anybody })
+        Ok(Judgement { scores: scoring::weights(&self.parameters, &weights, &evidence) })
     }
 
     fn route(&self) {

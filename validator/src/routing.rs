@@ -31,7 +31,7 @@ impl Route {
         self.health.store(0, Ordering::Relaxed);
     }
 
-    /// Counts one more failure or refusal in a row.
+    /// Counts one more failure in a row.
     pub fn failed(&self) {
         // A lost update among concurrent failures changes nothing that matters.
         self.health.store(self.health.load(Ordering::Relaxed).saturating_add(1), Ordering::Relaxed);
@@ -58,13 +58,11 @@ pub struct Router {
 }
 
 impl Router {
-    /// Replaces the snapshot. What is known of a miner's failures is kept.
+    /// Replaces the snapshot. Failures are forgotten: with each scoring everybody gets a new chance.
     pub fn replace(&self, candidates: Vec<Candidate>) {
-        let old = self.routes.load_full();
         let mut routes: BTreeMap<TaskId, Vec<Route>> = BTreeMap::new();
         for Candidate { task, uid, hotkey, score } in candidates {
-            let known = old.get(&task).and_then(|routes| routes.iter().find(|route| route.hotkey == hotkey));
-            let health = known.map(|route| Arc::clone(&route.health)).unwrap_or_default();
+            let health = Arc::default();
             routes.entry(task).or_default().push(Route { uid, hotkey, score, health });
         }
         self.routes.store(Arc::new(routes));
@@ -141,16 +139,18 @@ mod tests {
     }
 
     #[test]
-    fn a_miner_that_keeps_failing_comes_last_until_it_succeeds_even_over_a_new_snapshot() {
+    fn a_miner_that_keeps_failing_comes_last_until_it_succeeds_or_a_new_snapshot_comes() {
         let router = Router::default();
         router.replace(vec![candidate(1, 1.0), candidate(2, 0.1)]);
         let mut rng = ChaCha12Rng::seed_from_u64(3);
         let routes = router.choose(&task(), 2, &mut rng);
         let best = routes.iter().find(|route| route.uid == Uid(1)).unwrap();
         (0..TRIPPED).for_each(|_| best.failed());
-        router.replace(vec![candidate(1, 1.0), candidate(2, 0.1)]);
         assert_eq!(first_choices(&router, 50), BTreeMap::from([(Uid(2), 50)]));
         best.succeeded();
+        assert!(first_choices(&router, 50)[&Uid(1)] > 25);
+        (0..TRIPPED).for_each(|_| best.failed());
+        router.replace(vec![candidate(1, 1.0), candidate(2, 0.1)]);
         assert!(first_choices(&router, 50)[&Uid(1)] > 25);
     }
 

@@ -16,6 +16,11 @@ use crate::tally::{ContenderId, Tally};
 /// The most rows that one statement writes: SQLite takes 32,766 parameters.
 const ROWS_PER_STATEMENT: usize = 1_000;
 
+/// More verdicts than this make a mean no better, and would not fit the memory of a long run.
+pub const VERDICTS_PER_CONTENDER: u32 = 1_000;
+/// How often an answer is sent for checking before it is given up.
+const MAX_ATTEMPTS: u32 = 5;
+
 /// The validator's database.
 #[derive(Debug, Clone)]
 pub struct Store {
@@ -108,27 +113,31 @@ impl Store {
         self.pool.close().await;
     }
 
-    /// The period that was running when the validator last stopped, with its tallies.
+    /// The periods that have no end, with their tallies: the one that was running when the validator last stopped, and
+    /// any whose end could not be written.
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn open_period(&self) -> Result<Option<(PeriodId, BTreeMap<ContenderId, Tally>)>, StoreError> {
-        let doing = "read the open period";
-        let period = sqlx::query("SELECT id FROM periods WHERE ended_ms IS NULL ORDER BY id DESC LIMIT 1")
-            .fetch_optional(&self.pool)
-            .await
-            .map_err(failed(doing))?;
-        let Some(period) = period else { return Ok(None) };
-        let id = PeriodId(period.get("id"));
+    pub async fn open_periods(&self) -> Result<BTreeMap<PeriodId, BTreeMap<ContenderId, Tally>>, StoreError> {
         let rows = sqlx::query(
-            "SELECT hotkey, task, declared, consumed, served, refused, failed FROM tallies WHERE period = ?",
+            "SELECT id, hotkey, task, declared, consumed, served, refused, failed
+             FROM periods LEFT JOIN tallies ON tallies.period = periods.id WHERE ended_ms IS NULL",
         )
-        .bind(id.0)
         .fetch_all(&self.pool)
         .await
-        .map_err(failed(doing))?;
-        let tallies = rows.iter().filter_map(|row| Some((contender(row)?, tally(row)))).collect();
-        Ok(Some((id, tallies)))
+        .map_err(failed("read the open periods"))?;
+        let mut open: BTreeMap<PeriodId, BTreeMap<ContenderId, Tally>> = BTreeMap::new();
+        for row in &rows {
+            let tallies = open.entry(PeriodId(row.get("id"))).or_default();
+            // A period without any contender has one row of nothing.
+            if row.get::<Option<&str>, _>("hotkey").is_none() {
+                continue;
+            }
+            if let Some(id) = contender(row) {
+                tallies.insert(id, tally(row));
+            }
+        }
+        Ok(open)
     }
 
     /// Begins a period.
@@ -144,7 +153,8 @@ impl Store {
         Ok(PeriodId(done.last_insert_rowid()))
     }
 
-    /// Writes running totals, replacing what was known of these contenders in this period.
+    /// Writes running totals, replacing what was known of these contenders in this period. Does nothing for a period that
+    /// has ended meanwhile: its final totals are written already.
     ///
     /// # Errors
     /// If the database fails; nothing is written then.
@@ -153,10 +163,19 @@ impl Store {
         period: PeriodId,
         tallies: &BTreeMap<ContenderId, Tally>,
     ) -> Result<(), StoreError> {
+        let doing = "save running totals";
         let scored = tallies.iter().map(|(id, tally)| (id, tally, None)).collect::<Vec<_>>();
-        let mut transaction = self.pool.begin().await.map_err(failed("save running totals"))?;
-        upsert(&mut transaction, period, &scored).await?;
-        transaction.commit().await.map_err(failed("save running totals"))
+        // Immediate: nobody may end the period between the question and the answer.
+        let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await.map_err(failed(doing))?;
+        let open: i64 = sqlx::query_scalar("SELECT count(*) FROM periods WHERE id = ? AND ended_ms IS NULL")
+            .bind(period.0)
+            .fetch_one(&mut *transaction)
+            .await
+            .map_err(failed(doing))?;
+        if open > 0 {
+            upsert(&mut transaction, period, &scored).await?;
+        }
+        transaction.commit().await.map_err(failed(doing))
     }
 
     /// Ends a period with its final totals and scores.
@@ -202,15 +221,19 @@ impl Store {
         Ok(past)
     }
 
-    /// Verdicts since `since_ms`, oldest first, for every contender.
+    /// Verdicts since `since_ms`, oldest first, for every contender: at most the newest [`VERDICTS_PER_CONTENDER`].
     ///
     /// # Errors
     /// If the database fails.
     pub async fn judged(&self, since_ms: i64) -> Result<BTreeMap<ContenderId, Vec<Judged>>, StoreError> {
         let rows = sqlx::query(
-            "SELECT hotkey, task, quality, speed FROM verdicts WHERE at_ms >= ? ORDER BY hotkey, task, at_ms",
+            "SELECT hotkey, task, quality, speed FROM (
+                 SELECT *, row_number() OVER (PARTITION BY hotkey, task ORDER BY at_ms DESC) AS age
+                 FROM verdicts WHERE at_ms >= ?
+             ) WHERE age <= ? ORDER BY hotkey, task, at_ms",
         )
         .bind(since_ms)
+        .bind(VERDICTS_PER_CONTENDER)
         .fetch_all(&self.pool)
         .await
         .map_err(failed("read verdicts"))?;
@@ -266,13 +289,14 @@ impl Store {
             .map_err(failed("count waiting checks"))
     }
 
-    /// The oldest waiting answers.
+    /// The waiting answers to send next: the oldest of those that were tried least, so that answers which a checking server
+    /// keeps giving back do not hold up the others.
     ///
     /// # Errors
     /// If the database fails.
     pub async fn next_checks(&self, count: u32) -> Result<Vec<PendingCheck>, StoreError> {
         let doing = "read waiting checks";
-        let rows = sqlx::query("SELECT id, at_ms, speed, tokens, body FROM pending_checks ORDER BY at_ms LIMIT ?")
+        let rows = sqlx::query("SELECT id, at_ms, speed, tokens, body FROM pending_checks ORDER BY attempts, at_ms LIMIT ?")
             .bind(count)
             .fetch_all(&self.pool)
             .await
@@ -325,6 +349,27 @@ impl Store {
             .await
             .map_err(failed(doing))?;
         transaction.commit().await.map_err(failed(doing))
+    }
+
+    /// Puts an answer that came back without a verdict behind the others. Returns whether it is given up instead, having
+    /// been tried too often.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn postpone_check(&self, id: &str) -> Result<bool, StoreError> {
+        let doing = "postpone a waiting check";
+        sqlx::query("UPDATE pending_checks SET attempts = attempts + 1 WHERE id = ?")
+            .bind(id)
+            .execute(&self.pool)
+            .await
+            .map_err(failed(doing))?;
+        let dropped = sqlx::query("DELETE FROM pending_checks WHERE id = ? AND attempts >= ?")
+            .bind(id)
+            .bind(MAX_ATTEMPTS)
+            .execute(&self.pool)
+            .await
+            .map_err(failed(doing))?;
+        Ok(dropped.rows_affected() > 0)
     }
 
     /// Gives up on a waiting answer.

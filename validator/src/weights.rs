@@ -75,7 +75,8 @@ impl Said {
 }
 
 impl WeightSetter {
-    /// Sets weights after each scoring until it is told to stop. A transaction that has been sent is waited for.
+    /// Sets weights after each scoring until it is told to stop. A transaction that has been sent is waited for as long
+    /// as the application's grace lasts; after that the chain knows of it, and the next run reads it there.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut said = Said::default();
         loop {

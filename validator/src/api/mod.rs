@@ -8,8 +8,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Bytes;
-use axum::extract::State;
+use axum::body::to_bytes;
+use axum::extract::{Request, State};
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
 use axum::response::Response;
@@ -27,15 +27,19 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use crate::accounts::Accounts;
-use crate::ask::{Asker, Outcome, Query};
+use crate::ask::{Asker, Failure, Outcome, Query};
 use crate::cycle::query;
 use crate::network::Network;
 use crate::routing;
 use crate::tally::ContenderId;
-use relay::Relay;
+use relay::{NotBegun, Relay};
 
 /// How many miners one request is tried on.
 const ATTEMPTS: usize = 3;
+/// The largest request that is read.
+pub const MAX_BODY_BYTES: usize = 4 << 20;
+/// How long a caller may take to send it.
+const BODY_DEADLINE: Duration = Duration::from_secs(30);
 /// When a caller that was turned away may come again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -139,12 +143,17 @@ impl Api {
         Ok((task, openai::parse(kind, body, task.limits())?))
     }
 
-    async fn answer(self: Arc<Self>, kind: Kind, headers: HeaderMap, body: Bytes) -> Result<Response, ApiError> {
-        self.authenticate(&headers)?;
-        let (task, mut asked) = self.parse(kind, &body)?;
+    async fn answer(self: Arc<Self>, kind: Kind, request: Request) -> Result<Response, ApiError> {
+        // Before the body is read: strangers, and more callers than there is room for, must not fill the memory.
+        self.authenticate(request.headers())?;
         let slot = Arc::clone(&self.slots)
             .try_acquire_owned()
             .map_err(|_| ApiError::too_many("too many requests at once", RETRY_AFTER))?;
+        let body = tokio::time::timeout(BODY_DEADLINE, to_bytes(request.into_body(), MAX_BODY_BYTES))
+            .await
+            .map_err(|_| ApiError::too_slow())?
+            .map_err(|_| ApiError::too_large(MAX_BODY_BYTES))?;
+        let (task, mut asked) = self.parse(kind, &body)?;
         // Not seeded by anything a miner or a user could know.
         let mut rng = ChaCha12Rng::from_os_rng();
         if !asked.has_seed {
@@ -166,28 +175,42 @@ impl Api {
         let contenders = self.network.contenders();
         let routes = self.router.choose(&task.id, ATTEMPTS, &mut rng);
         let mut relay = Relay::new(Arc::clone(self), task, asked, slot, rng);
+        // Miners that call the request itself wrong. They are right unless another one answers it.
+        let mut objections: Vec<(Query, String)> = Vec::new();
         let deadline = Instant::now() + task.timeouts.first_token();
         for (tried, route) in routes.iter().enumerate() {
             let id = ContenderId { hotkey: route.hotkey, task: task.id.clone() };
             let Some(contender) = contenders.get(&id) else { continue };
             let mut query = query(id.hotkey, contender, task, body.clone(), asked.generation.max_tokens);
-            // What is left is shared by those still to be tried: a miner that hangs must not use up the user's patience.
+            // Half of what is left, so that a miner that hangs does not use up the user's patience; all for the last.
             let left = deadline.saturating_duration_since(Instant::now());
-            let share = left / u32::try_from(routes.len() - tried).unwrap_or(1);
-            let ours = share < query.timeouts.first_token;
-            query.timeouts.first_token = share;
+            let last = tried + 1 == routes.len();
+            query.timeouts.first_token = if last { left } else { left / 2 };
             match relay.begin(&self.asker, query.clone(), route.clone()).await {
-                Ok(()) => return Ok(relay),
-                Err(outcome) => {
-                    route.failed();
+                Ok(()) => {
+                    for (query, _) in objections {
+                        self.settle(&query, Outcome::Failed(Failure::Status(400)), &mut relay.rng);
+                    }
+                    return Ok(relay);
+                }
+                Err(NotBegun::Objection(why)) => objections.push((query, why)),
+                Err(NotBegun::Outcome(outcome)) => {
                     // A miner that was given less time than the task allows has not failed when that runs out.
-                    let cut_short = ours
-                        && matches!(outcome, Outcome::Failed(crate::ask::Failure::NoFirstToken(_)));
-                    if !cut_short {
-                        self.settle(&query, outcome, &mut relay.rng);
+                    let cut_short = query.timeouts.first_token < task.timeouts.first_token().mul_f64(0.9);
+                    match outcome {
+                        Outcome::Failed(Failure::NoFirstToken(_)) if cut_short => {}
+                        outcome => {
+                            if matches!(outcome, Outcome::Failed(_)) {
+                                route.failed();
+                            }
+                            self.settle(&query, outcome, &mut relay.rng);
+                        }
                     }
                 }
             }
+        }
+        if let Some((_, why)) = objections.into_iter().next() {
+            return Err(ApiError::bad_request(why));
         }
         warn!(task = %task.id, miners = routes.len(), "no miner answered a request");
         Err(ApiError::unavailable(format!("no miner answers for `{}` at the moment", task.id), RETRY_AFTER))
@@ -219,12 +242,12 @@ impl Api {
     }
 }
 
-async fn chat(State(api): State<Arc<Api>>, headers: HeaderMap, body: Bytes) -> Result<Response, ApiError> {
-    api.answer(Kind::Chat, headers, body).await
+async fn chat(State(api): State<Arc<Api>>, request: Request) -> Result<Response, ApiError> {
+    api.answer(Kind::Chat, request).await
 }
 
-async fn completion(State(api): State<Arc<Api>>, headers: HeaderMap, body: Bytes) -> Result<Response, ApiError> {
-    api.answer(Kind::Completion, headers, body).await
+async fn completion(State(api): State<Arc<Api>>, request: Request) -> Result<Response, ApiError> {
+    api.answer(Kind::Completion, request).await
 }
 
 async fn models(State(api): State<Arc<Api>>) -> Json<Value> {

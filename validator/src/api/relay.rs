@@ -40,6 +40,14 @@ pub(super) struct Relay {
     _slot: OwnedSemaphorePermit,
 }
 
+/// Why a miner's answer did not begin.
+#[derive(Debug)]
+pub(super) enum NotBegun {
+    /// The miner calls the request itself wrong, with this reason.
+    Objection(String),
+    Outcome(Outcome),
+}
+
 #[derive(Debug)]
 struct Source {
     query: Query,
@@ -71,11 +79,14 @@ impl Relay {
     }
 
     /// Asks a miner and waits for its first token.
-    pub(super) async fn begin(&mut self, asker: &Asker, query: Query, route: Route) -> Result<(), Outcome> {
-        let mut stream = asker.open(&query).await.map_err(|not_opened: NotOpened| Outcome::from(not_opened))?;
+    pub(super) async fn begin(&mut self, asker: &Asker, query: Query, route: Route) -> Result<(), NotBegun> {
+        let mut stream = asker.open(&query).await.map_err(|not_opened| match not_opened {
+            NotOpened::Unacceptable(why) => NotBegun::Objection(why),
+            not_opened @ (NotOpened::Refused | NotOpened::Failed(_)) => NotBegun::Outcome(not_opened.into()),
+        })?;
         let mut ahead = VecDeque::new();
         loop {
-            let chunk = stream.next().await.map_err(Outcome::Failed)?;
+            let chunk = stream.next().await.map_err(|failure| NotBegun::Outcome(Outcome::Failed(failure)))?;
             let Some(chunk) = chunk else { break };
             let said_something = chunk
                 .choices

@@ -136,8 +136,58 @@ pub struct SubnetIdentityV3 {
 /// Hyperparameters whose changes by a subnet's owner are rate limited. The devnet keeps no such limits.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode, TypeInfo)]
 pub enum Hyperparameter {
-    /// Not used here; spec 365 lists every hyperparameter.
+    #[codec(index = 0)]
     Unknown,
+    #[codec(index = 1)]
+    ServingRateLimit,
+    #[codec(index = 2)]
+    MaxDifficulty,
+    #[codec(index = 3)]
+    AdjustmentAlpha,
+    #[codec(index = 4)]
+    MaxWeightLimit,
+    #[codec(index = 5)]
+    ImmunityPeriod,
+    #[codec(index = 6)]
+    MinAllowedWeights,
+    #[codec(index = 7)]
+    Kappa,
+    #[codec(index = 8)]
+    Rho,
+    #[codec(index = 9)]
+    ActivityCutoff,
+    #[codec(index = 10)]
+    PowRegistrationAllowed,
+    #[codec(index = 11)]
+    MinBurn,
+    #[codec(index = 12)]
+    MaxBurn,
+    #[codec(index = 13)]
+    BondsMovingAverage,
+    #[codec(index = 14)]
+    BondsPenalty,
+    #[codec(index = 15)]
+    CommitRevealEnabled,
+    #[codec(index = 16)]
+    LiquidAlphaEnabled,
+    #[codec(index = 17)]
+    AlphaValues,
+    #[codec(index = 18)]
+    WeightCommitInterval,
+    #[codec(index = 19)]
+    TransferEnabled,
+    #[codec(index = 20)]
+    AlphaSigmoidSteepness,
+    #[codec(index = 21)]
+    Yuma3Enabled,
+    #[codec(index = 22)]
+    BondsResetEnabled,
+    #[codec(index = 23)]
+    ImmuneNeuronLimit,
+    #[codec(index = 24)]
+    RecycleOrBurn,
+    #[codec(index = 25)]
+    MaxAllowedUids,
 }
 
 /// What a rate limit is kept for.

@@ -1,0 +1,175 @@
+//! What the tests of whole subnets share.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use ::chain::{Chain, ChainConfig};
+use ::localnet::{Localnet, Options, Screen};
+use sqlx::sqlite::{SqliteConnectOptions, SqlitePool};
+use tokio::time::{sleep, timeout};
+use tracing::Level;
+use tracing::subscriber::DefaultGuard;
+use validator::status::{Shown, Status};
+
+/// A test that takes longer hangs.
+const DEADLINE: Duration = Duration::from_secs(170);
+/// Much longer than anything that is waited for takes, even on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(100);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// Runs a whole test, which must come to an end.
+pub(crate) async fn bounded(test: impl Future<Output = ()>) {
+    timeout(DEADLINE, test).await.expect("the test hangs");
+}
+
+/// Looks again and again until there is something.
+pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let found = async {
+        loop {
+            if let Some(found) = look().await {
+                return found;
+            }
+            sleep(LOOK_EVERY).await;
+        }
+    };
+    let Ok(found) = timeout(PATIENCE, found).await else {
+        panic!("not within {PATIENCE:?}: {what}");
+    };
+    found
+}
+
+/// Looks at the validator's status again and again until there is something.
+pub(crate) async fn until_status<T>(
+    validator: &validator::Handle,
+    what: &str,
+    mut look: impl FnMut(&Status) -> Option<T>,
+) -> T {
+    let mut last = None;
+    let found = async {
+        loop {
+            let status = validator.status().await.unwrap();
+            if let Some(found) = look(&status) {
+                return found;
+            }
+            last = Some(status);
+            sleep(LOOK_EVERY).await;
+        }
+    };
+    let found = timeout(PATIENCE, found).await;
+    found.unwrap_or_else(|_| {
+        let last = last.map(|status| status.table(Shown::Finished)).unwrap_or_default();
+        panic!("not within {PATIENCE:?}: {what}\n{last}");
+    })
+}
+
+/// A local subnet with short periods that writes below `data` and shows nothing.
+pub(crate) async fn start(options: &Options) -> Localnet {
+    Localnet::start(options, &mut Screen::silent()).await.unwrap()
+}
+
+/// A view of the chain that has nothing to do with the services.
+pub(crate) async fn look_at_chain(rpc: SocketAddr) -> Chain {
+    Chain::connect(ChainConfig::new(format!("ws://{rpc}").parse().unwrap())).await.unwrap()
+}
+
+/// Waits for weights that the chain confirmed in a later block than `earlier`. Returns their block.
+pub(crate) async fn weights_after(validator: &validator::Handle, earlier: u64) -> u64 {
+    let mut confirmed = validator.confirmed_weights();
+    let block = |set: &validator::WeightsOnChain| set.block.0;
+    let newer =
+        confirmed.wait_for(|set| set.as_deref().map(block).is_some_and(|block| block > earlier));
+    let newer = timeout(PATIENCE, newer).await.expect("weights are confirmed in time").unwrap();
+    newer.as_deref().map(block).unwrap()
+}
+
+/// What the validator has stored, read beside it.
+pub(crate) struct Evidence(SqlitePool);
+
+impl Evidence {
+    /// Opens the store of the subnet that writes below `data`.
+    pub(crate) async fn open(data: &Path) -> Self {
+        let options =
+            SqliteConnectOptions::new().filename(data.join("validator.sqlite")).read_only(true);
+        Self(SqlitePool::connect_with(options).await.unwrap())
+    }
+
+    /// Answers that wait for a checking server, by their ids.
+    pub(crate) async fn waiting(&self) -> BTreeSet<String> {
+        self.ids("SELECT id FROM pending_checks").await
+    }
+
+    /// Answers that were judged, by their ids.
+    pub(crate) async fn judged(&self) -> BTreeSet<String> {
+        self.ids("SELECT id FROM verdicts").await
+    }
+
+    async fn ids(&self, query: &'static str) -> BTreeSet<String> {
+        let ids: Vec<String> = sqlx::query_scalar(query).fetch_all(&self.0).await.unwrap();
+        ids.into_iter().collect()
+    }
+
+    /// How many scoring periods are over.
+    pub(crate) async fn periods(&self) -> i64 {
+        let query = "SELECT count(*) FROM periods WHERE ended_ms IS NOT NULL";
+        sqlx::query_scalar(query).fetch_one(&self.0).await.unwrap()
+    }
+
+    /// Waits until so many more periods are over.
+    pub(crate) async fn further_periods(&self, count: i64) {
+        let enough = self.periods().await + count;
+        eventually("scoring periods go by", async || {
+            (self.periods().await >= enough).then_some(())
+        })
+        .await;
+    }
+
+    pub(crate) async fn close(self) {
+        self.0.close().await;
+    }
+}
+
+/// What is logged on this thread: in a test whose runtime has one thread, by everything but the engines.
+pub(crate) struct Logs {
+    text: Arc<Mutex<Vec<u8>>>,
+    _until_dropped: DefaultGuard,
+}
+
+struct Appender(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Appender {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Logs {
+    /// Collects from now on.
+    pub(crate) fn collect() -> Self {
+        let text = Arc::new(Mutex::new(Vec::new()));
+        let appender = Arc::clone(&text);
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(Level::INFO)
+            .without_time()
+            .with_ansi(false)
+            .with_writer(move || Appender(Arc::clone(&appender)))
+            .finish();
+        Self { text, _until_dropped: tracing::subscriber::set_default(subscriber) }
+    }
+
+    /// Everything the validator has warned of, line by line.
+    pub(crate) fn warnings_of_the_validator(&self) -> Vec<String> {
+        let text = self.text.lock().unwrap();
+        let lines = String::from_utf8_lossy(&text);
+        let ours = |line: &&str| line.contains(" WARN ") && line.contains("name=\"validator\"");
+        lines.lines().filter(ours).map(str::to_owned).collect()
+    }
+}
