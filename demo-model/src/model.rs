@@ -108,8 +108,8 @@ impl Config {
 /// Random weights to start training from, by tensor name.
 ///
 /// Attention begins as copying: a head's output projection is its value projection turned round, and the output layer
-/// is the embedding, so that whatever a head looks at becomes likelier. Looking at the right place then pays from the
-/// first step on; from independent weights a model this small takes very long to find that out.
+/// is the embedding, so that whatever a head looks at becomes likelier, and looking at the right place pays from the
+/// first step on.
 ///
 /// # Errors
 /// When a tensor cannot be made.
