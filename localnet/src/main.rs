@@ -77,9 +77,9 @@ fn main() -> ExitCode {
         let mut screen = Screen::new(cli.json);
         let stopped = run::shutdown();
         tokio::pin!(stopped);
-        let mut localnet = tokio::select! {
-            () = &mut stopped => return Ok(()),
-            localnet = Localnet::start(&options, &mut screen) => localnet?,
+        let Some(mut localnet) = Localnet::start(&options, &mut screen, &mut stopped).await? else {
+            anyhow::ensure!(!cli.until_weights, "stopped before any weights were confirmed");
+            return Ok(());
         };
         screen.line(&format!("the validator's API listens on http://{}/v1", localnet.api))?;
         screen.line(&format!("the chain's RPC listens on ws://{}", localnet.rpc))?;

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use chain::wallet::{create_hotkey, load_hotkey};
-use chain::{Chain, WalletError, WalletPaths};
+use chain::{Chain, ChainError, WalletError, WalletPaths};
 use common::{Hotkey, Keypair, Netuid};
-use devnet::setup::Client;
+use devnet::setup::{Client, SetupError};
 
 /// The development account that owns the subnet and all neurons; it is rich on a new devnet.
 pub(crate) const OWNER: &str = "Alice";
@@ -17,6 +17,8 @@ const WEIGHTS_RATE_LIMIT: u64 = 4;
 const STAKE_TAO: u64 = 10_000;
 const RAO_PER_TAO: u64 = 1_000_000_000;
 const WALLET: &str = "localnet";
+/// What the chain answers to a second start.
+const ALREADY_STARTED: &str = "FirstEmissionBlockNumberAlreadySet";
 
 /// The keys of everybody on the local subnet.
 #[derive(Debug)]
@@ -44,26 +46,33 @@ pub(crate) async fn set_up(rpc: &str, chain: &Chain, keys: &Keys) -> anyhow::Res
     let owner = Keypair::development(OWNER);
     let client = Client::connect(rpc).await.context("the chain cannot be reached")?;
     let netuid = Netuid(1);
-    let existing = chain.metagraph(netuid).await;
-    let registered = |hotkey: &Hotkey| {
-        existing.as_ref().is_ok_and(|metagraph| metagraph.neuron(hotkey).is_some())
+    // Each step is taken or not by what it leaves behind, so an interrupted run is completed by the next one.
+    let existing = match chain.metagraph(netuid).await {
+        Ok(metagraph) => Some(metagraph),
+        Err(ChainError::NoSubnet(_)) => None,
+        Err(error) => return Err(error).context("the chain cannot be read"),
     };
-    if existing.is_err() {
+    if existing.is_none() {
         let made = client
             .register_network(&owner, keys.validator.hotkey())
             .await
             .context("the subnet cannot be registered")?;
         anyhow::ensure!(made == netuid, "the chain made subnet {made}, expected {netuid}");
-        rules(&client, netuid).await.context("the subnet's rules cannot be set")?;
-        client.start_call(&owner, netuid).await.context("the subnet cannot be started")?;
     }
-    for key in keys.miners.iter().filter(|key| !registered(&key.hotkey())) {
+    rules(&client, netuid).await.context("the subnet's rules cannot be set")?;
+    match client.start_call(&owner, netuid).await {
+        Ok(()) => {}
+        Err(SetupError::Failed { error, .. }) if error == ALREADY_STARTED => {}
+        Err(error) => return Err(error).context("the subnet cannot be started"),
+    }
+    let neuron = |hotkey: &Hotkey| existing.as_ref().and_then(|metagraph| metagraph.neuron(hotkey));
+    for key in keys.miners.iter().filter(|key| neuron(&key.hotkey()).is_none()) {
         client
             .burned_register(&owner, netuid, key.hotkey())
             .await
             .context("a miner cannot be registered")?;
     }
-    if existing.is_err() {
+    if neuron(&keys.validator.hotkey()).is_none_or(|validator| validator.stake < STAKE_TAO as f64) {
         client
             .add_stake(&owner, keys.validator.hotkey(), netuid, STAKE_TAO * RAO_PER_TAO)
             .await
@@ -72,7 +81,7 @@ pub(crate) async fn set_up(rpc: &str, chain: &Chain, keys: &Keys) -> anyhow::Res
     Ok(netuid)
 }
 
-async fn rules(client: &Client, netuid: Netuid) -> Result<(), devnet::setup::SetupError> {
+async fn rules(client: &Client, netuid: Netuid) -> Result<(), SetupError> {
     for (name, value) in [
         ("tempo", TEMPO),
         ("commit-reveal", 0),

@@ -121,17 +121,29 @@ impl Services {
 }
 
 impl Localnet {
-    /// Starts everything, saying each step on the screen.
+    /// Starts everything, saying each step on the screen. `None` if `stop` resolves first.
     ///
     /// # Errors
-    /// If a part cannot be started; the others are stopped then.
-    pub async fn start(options: &Options, screen: &mut Screen) -> anyhow::Result<Self> {
+    /// If a part cannot be started. In this case, and if it is stopped, what had been started is stopped again.
+    pub async fn start(
+        options: &Options,
+        screen: &mut Screen,
+        stop: impl Future<Output = ()>,
+    ) -> anyhow::Result<Option<Self>> {
         let mut services = Services::default();
-        match Self::raise(options, screen, &mut services).await {
-            Ok(raised) => Ok(Self { services, ..raised }),
-            Err(error) => {
+        let raised = tokio::select! {
+            () = stop => None,
+            raised = Self::raise(options, screen, &mut services) => Some(raised),
+        };
+        match raised {
+            Some(Ok(raised)) => Ok(Some(Self { services, ..raised })),
+            Some(Err(error)) => {
                 services.stop().await;
                 Err(error)
+            }
+            None => {
+                services.stop().await;
+                Ok(None)
             }
         }
     }

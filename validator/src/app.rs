@@ -36,6 +36,9 @@ use crate::store::{Store, WeightsOnChain};
 use crate::tally::{ContenderId, Tallies, Tally};
 use crate::weights::WeightSetter;
 
+/// How old a status may be.
+const STATUS_AGE: Duration = Duration::from_secs(1);
+
 /// A validator that listens but does not work yet.
 #[derive(Debug)]
 pub struct App {
@@ -260,14 +263,23 @@ async fn named(name: &'static str, service: impl Future<Output = ()>) -> &'stati
     name
 }
 
+/// The status is public, so it is made at most once a second, however many ask.
 fn status_routes(handle: Handle) -> Router {
+    let last: Arc<tokio::sync::Mutex<Option<(Instant, Status)>>> = Arc::default();
     let answer = move || {
-        let handle = handle.clone();
+        let (handle, last) = (handle.clone(), Arc::clone(&last));
         async move {
-            handle.status().await.map(Json).map_err(|error| {
-                warn!("the status cannot be read: {error:#}");
-                ApiError::internal()
-            })
+            let mut last = last.lock().await;
+            match &*last {
+                Some((made, status)) if made.elapsed() < STATUS_AGE => Ok(Json(status.clone())),
+                Some(_) | None => match handle.status().await {
+                    Ok(status) => Ok(Json(last.insert((Instant::now(), status)).1.clone())),
+                    Err(error) => {
+                        warn!("the status cannot be read: {error:#}");
+                        Err(ApiError::internal())
+                    }
+                },
+            }
         }
     };
     Router::new().route("/v1/network/status", get(answer))

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::checks::{CheckBatch, CheckResults, MAX_BATCH, Outcome};
+use service::run::Chain as Causes;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -22,6 +23,8 @@ const MAX_RESPONSE_BYTES: usize = 16 << 20;
 const BATCH_DEADLINE: Duration = Duration::from_secs(120);
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// How often the queue is looked at without being told to.
+const IDLE: Duration = Duration::from_secs(5);
 
 /// Where answers are checked.
 #[derive(Clone)]
@@ -37,7 +40,7 @@ pub struct CheckingConfig {
 
 impl fmt::Debug for CheckingConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CheckingConfig").field("url", &self.url.as_str()).finish_non_exhaustive()
+        f.debug_struct("CheckingConfig").field("host", &self.url.host_str()).finish_non_exhaustive()
     }
 }
 
@@ -63,7 +66,9 @@ enum NotChecked {
     Busy,
     #[error("the checking server refuses our token: set `checking.token` to its `access.token`")]
     WrongToken,
-    #[error("the checking server answered with status {0}")]
+    #[error("the checking server cannot read the request")]
+    Unreadable,
+    #[error("the checking server answered with status {0}: check `checking.url`")]
     Status(u16),
     #[error("the checking server sent something that is no list of verdicts")]
     Garbage,
@@ -92,108 +97,113 @@ impl Checker {
 
     /// Works until it is told to stop. What is not judged by then waits in the store.
     pub async fn run(self, stop: CancellationToken) {
+        let whole = self.config.batch.clamp(1, MAX_BATCH as u32);
+        let mut size = whole;
         let mut pause = FIRST_PAUSE;
-        let mut troubled = false;
+        let mut said = false;
         loop {
             let outcome = tokio::select! {
                 () = stop.cancelled() => return,
-                outcome = self.check_some() => outcome,
+                outcome = self.check_some(size) => outcome,
             };
             let wait = match outcome {
-                Ok(0) => {
-                    pause = FIRST_PAUSE;
-                    // The timer is for the case that somebody else filled the queue, or an answer waits for its retry.
-                    Duration::from_secs(5)
-                }
+                Ok(0) => IDLE,
                 Ok(_) => {
-                    if std::mem::take(&mut troubled) {
+                    if std::mem::take(&mut said) {
                         info!("the checking server answers again");
                     }
-                    pause = FIRST_PAUSE;
+                    (size, pause) = (size.saturating_mul(2).min(whole), FIRST_PAUSE);
                     continue;
                 }
+                Err(NotChecked::Busy) => grow(&mut pause),
                 Err(error) => {
+                    // What takes too long together may be done in parts.
+                    if matches!(&error, NotChecked::Unreachable(error) if error.is_timeout()) {
+                        size = (size / 2).max(1);
+                    }
                     // Said once, not at every try: an outage would fill the log.
-                    if !std::mem::replace(&mut troubled, true) && !matches!(error, NotChecked::Busy) {
-                        let error = anyhow::Error::from(error);
-                        warn!("answers wait for checking: {error:#}");
+                    if !std::mem::replace(&mut said, true) {
+                        warn!("answers wait for checking: {}", Causes(&error));
                     }
-                    let wait = pause;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
-                    tokio::select! {
-                        () = stop.cancelled() => return,
-                        () = tokio::time::sleep(wait) => continue,
-                    }
+                    grow(&mut pause)
                 }
             };
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = self.queued.notified() => {}
+                // New answers are no reason to ask a server in trouble sooner.
+                () = self.queued.notified(), if wait == IDLE => {}
                 () = tokio::time::sleep(wait) => {}
             }
         }
     }
 
     /// Returns how many answers left the queue.
-    async fn check_some(&self) -> Result<usize, NotChecked> {
-        let size = self.config.batch.clamp(1, MAX_BATCH as u32);
+    async fn check_some(&self, size: u32) -> Result<usize, NotChecked> {
         let waiting = self.store.next_checks(size).await?;
         if waiting.is_empty() {
             return Ok(0);
         }
         match self.send(&waiting).await {
-            // One answer that the server will not read must not hold up the others for ever.
-            Err(NotChecked::Status(status @ 400..500)) => self.one_by_one(&waiting, status).await,
-            Err(error) => Err(error),
             Ok(results) => self.apply(&waiting, &results).await,
+            // One answer that the server will not read must not hold up the others for ever.
+            Err(NotChecked::Unreadable) => self.one_by_one(&waiting).await,
+            Err(error) => Err(error),
         }
     }
 
-    /// Sends the answers of a refused batch alone, and gives up on those that are refused again.
-    async fn one_by_one(&self, waiting: &[PendingCheck], status: u16) -> Result<usize, NotChecked> {
+    /// Sends the answers of a batch that the server would not read alone, and gives up on those that it refuses again.
+    async fn one_by_one(&self, waiting: &[PendingCheck]) -> Result<usize, NotChecked> {
         let mut done = 0;
         for pending in waiting {
             let alone = std::slice::from_ref(pending);
-            let sent = if waiting.len() > 1 { self.send(alone).await } else { Err(NotChecked::Status(status)) };
+            let sent = if waiting.len() > 1 { self.send(alone).await } else { Err(NotChecked::Unreadable) };
             match sent {
-                Err(NotChecked::Status(status @ 400..500)) => {
+                Ok(results) => match self.apply(alone, &results).await {
+                    Ok(judged) => done += judged,
+                    Err(NotChecked::Busy) => {}
+                    Err(error) => return Err(error),
+                },
+                Err(NotChecked::Unreadable) => {
                     let task = &pending.check.task;
-                    warn!(%task, "the checking server refuses an answer with status {status}; it counts for nothing");
+                    warn!(%task, "the checking server cannot read an answer; it counts for nothing");
                     self.store.drop_check(&pending.check.id).await?;
                     self.metrics.checked(task, "unchecked");
                     done += 1;
                 }
                 Err(error) => return Err(error),
-                Ok(results) => done += self.apply(alone, &results).await.or_else(busy_is_nothing)?,
             }
         }
         Ok(done)
     }
 
+    /// Returns how many answers left the queue; [`NotChecked::Busy`] if none did, so that they are not sent again at once.
     async fn apply(&self, waiting: &[PendingCheck], results: &CheckResults) -> Result<usize, NotChecked> {
         let mut done = 0;
         for pending in waiting {
-            let Some(result) = results.results.iter().find(|result| result.id == pending.check.id) else {
-                continue;
-            };
-            match &result.outcome {
-                Outcome::Verdict(verdict) if (0.0..=1.0).contains(&verdict.quality) => {
+            let (id, task) = (&pending.check.id, &pending.check.task);
+            let outcome = results.results.iter().find(|result| result.id == *id).map(|result| &result.outcome);
+            match outcome {
+                Some(Outcome::Verdict(verdict)) if (0.0..=1.0).contains(&verdict.quality) => {
                     self.store.save_verdict(pending, verdict).await?;
-                    self.metrics.checked(&pending.check.task, "verdict");
+                    self.metrics.checked(task, "verdict");
                     done += 1;
                 }
-                Outcome::Verdict(_) => return Err(NotChecked::Garbage),
-                Outcome::Unchecked { retry: true, .. } => self.metrics.checked(&pending.check.task, "retry"),
-                Outcome::Unchecked { reason, retry: false } => {
-                    info!(task = %pending.check.task, "an answer cannot be checked and counts for nothing: {reason}");
-                    self.store.drop_check(&pending.check.id).await?;
-                    self.metrics.checked(&pending.check.task, "unchecked");
+                Some(Outcome::Unchecked { reason, retry: false }) => {
+                    info!(%task, "an answer cannot be checked and counts for nothing: {reason}");
+                    self.store.drop_check(id).await?;
+                    self.metrics.checked(task, "unchecked");
                     done += 1;
+                }
+                Some(Outcome::Unchecked { retry: true, .. } | Outcome::Verdict(_)) | None => {
+                    self.metrics.checked(task, "retry");
+                    if self.store.postpone_check(id).await? {
+                        info!(%task, "an answer came back unchecked too often and counts for nothing");
+                        done += 1;
+                    }
                 }
             }
         }
         self.judged.notify_waiters();
-        // A batch of which nothing could be judged must not be sent again at once.
         if done == 0 { Err(NotChecked::Busy) } else { Ok(done) }
     }
 
@@ -212,6 +222,7 @@ impl Checker {
             200 => {}
             401 | 403 => return Err(NotChecked::WrongToken),
             429 => return Err(NotChecked::Busy),
+            400 | 413 | 422 => return Err(NotChecked::Unreadable),
             status => return Err(NotChecked::Status(status)),
         }
         let mut body = Vec::new();
@@ -225,10 +236,115 @@ impl Checker {
     }
 }
 
-/// An answer that is to be tried again later is no reason to leave the others of its batch.
-fn busy_is_nothing(error: NotChecked) -> Result<usize, NotChecked> {
-    match error {
-        NotChecked::Busy => Ok(0),
-        other => Err(other),
+/// Returns this pause and doubles the next one.
+fn grow(pause: &mut Duration) -> Duration {
+    let now = *pause;
+    *pause = (now * 2).min(LONGEST_PAUSE);
+    now
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicU16, Ordering};
+
+    use axum::extract::State;
+    use axum::http::StatusCode;
+    use axum::response::{IntoResponse, Response};
+    use axum::routing::post;
+    use axum::{Json, Router};
+    use common::checks::{CheckResult, Evidence, Verdict};
+    use prometheus_client::registry::Registry;
+
+    use super::*;
+    use crate::store::tests::{pending, store};
+
+    /// A checking server that answers as it is told. Ids that start with `bad` are never judged.
+    #[derive(Debug, Default)]
+    struct Script {
+        /// 0: judge.
+        status: AtomicU16,
+        /// How many answers each batch had.
+        batches: Mutex<Vec<usize>>,
+    }
+
+    async fn answer(State(script): State<Arc<Script>>, Json(batch): Json<CheckBatch>) -> Response {
+        script.batches.lock().unwrap().push(batch.checks.len());
+        let status = script.status.load(Ordering::Relaxed);
+        let unreadable = status == 413 && batch.checks.iter().any(|check| check.id.starts_with("bad"));
+        if status != 0 && (status != 413 || unreadable) {
+            return StatusCode::from_u16(status).unwrap().into_response();
+        }
+        let judge = |id: String| {
+            let verdict = Verdict { quality: 1.0, evidence: Evidence::default(), reasons: Vec::new() };
+            let outcome = if id.starts_with("bad") {
+                Outcome::Unchecked { reason: "the engine failed".to_owned(), retry: true }
+            } else {
+                Outcome::Verdict(verdict)
+            };
+            CheckResult { id, outcome }
+        };
+        Json(CheckResults { results: batch.checks.into_iter().map(|check| judge(check.id)).collect() })
+            .into_response()
+    }
+
+    struct Bench {
+        checker: Checker,
+        script: Arc<Script>,
+        _server: tokio::task::JoinHandle<()>,
+        _folder: tempfile::TempDir,
+    }
+
+    async fn bench(ids: &[&str]) -> Bench {
+        let script = Arc::new(Script::default());
+        let router = Router::new().route("/v1/checks", post(answer)).with_state(Arc::clone(&script));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        let (folder, store) = store().await;
+        let waiting: Vec<_> = (0..).zip(ids).map(|(at, id)| pending(id, at)).collect();
+        store.queue_checks(&waiting, 100).await.unwrap();
+        let config = CheckingConfig { url, token: "x".to_owned(), batch: 16, queue: 100 };
+        let metrics = Metrics::new(&mut Registry::default());
+        let checker = Checker::new(config, store, metrics, Arc::default(), Arc::default()).unwrap();
+        Bench { checker, script, _server: server, _folder: folder }
+    }
+
+    #[tokio::test]
+    async fn answers_that_keep_coming_back_do_not_hold_up_the_others_and_are_given_up() {
+        let bench = bench(&["bad-1", "bad-2", "good-1", "good-2"]).await;
+        // One place per batch: the bad ones are the oldest.
+        for _ in 0..4 {
+            let _ = bench.checker.check_some(1).await;
+        }
+        assert_eq!(bench.checker.store.checks_waiting().await.unwrap(), 2);
+        for _ in 0..20 {
+            let _ = bench.checker.check_some(1).await;
+        }
+        assert_eq!(bench.checker.store.checks_waiting().await.unwrap(), 0);
+        let judged = bench.checker.store.judged(0).await.unwrap();
+        assert_eq!(judged.values().map(Vec::len).sum::<usize>(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_wrong_address_or_an_outage_loses_no_answer() {
+        let bench = bench(&["a", "b"]).await;
+        for status in [404, 405, 408, 500, 503, 401, 429] {
+            bench.script.status.store(status, Ordering::Relaxed);
+            bench.checker.check_some(16).await.unwrap_err();
+            assert_eq!(bench.checker.store.checks_waiting().await.unwrap(), 2, "after {status}");
+        }
+        bench.script.status.store(0, Ordering::Relaxed);
+        assert_eq!(bench.checker.check_some(16).await.unwrap(), 2);
+    }
+
+    #[tokio::test]
+    async fn only_the_answer_that_cannot_be_read_is_given_up() {
+        let bench = bench(&["a", "bad", "c"]).await;
+        bench.script.status.store(413, Ordering::Relaxed);
+        assert_eq!(bench.checker.check_some(16).await.unwrap(), 3);
+        assert_eq!(*bench.script.batches.lock().unwrap(), [3, 1, 1, 1]);
+        let judged = bench.checker.store.judged(0).await.unwrap();
+        assert_eq!(judged.values().map(Vec::len).sum::<usize>(), 2);
     }
 }

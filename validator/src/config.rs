@@ -296,7 +296,7 @@ fn seconds(value: f64, least: f64, key: &str, problems: &mut Problems) -> Durati
     if (least..=315e6).contains(&value) {
         Duration::from_secs_f64(value)
     } else {
-        problems.add(key, format!("must be at least {least} seconds, and finite"));
+        problems.add(key, format!("must come to at least {least} seconds and at most ten years"));
         Duration::ZERO
     }
 }

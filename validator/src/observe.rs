@@ -1,13 +1,13 @@
 //! Reads the subnet at the start of a period: who is there, where, and what they declare.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chain::axon::check_reachable;
 use chain::{Chain, ChainError, Metagraph};
-use common::{Hotkey, Netuid, Uid, Volume, capacity};
+use common::{Hotkey, Netuid, TaskId, Uid, Volume, capacity};
 use futures::{StreamExt, stream};
 use tasks::Catalogue;
 use tracing::{debug, info, warn};
@@ -28,6 +28,8 @@ pub struct Observer {
     pub subnet: Subnet,
     /// What was already said of each miner, so that it is said once.
     said: BTreeMap<Hotkey, Vec<String>>,
+    /// What each miner declared last, and where.
+    declared: BTreeMap<Hotkey, (Url, BTreeMap<TaskId, Volume>)>,
     chain_troubled: bool,
 }
 
@@ -50,10 +52,13 @@ pub struct Subnet {
 impl Observer {
     /// An observer that has seen nothing yet.
     pub fn new(subnet: Subnet) -> Self {
-        Self { subnet, said: BTreeMap::new(), chain_troubled: false }
+        Self { subnet, said: BTreeMap::new(), declared: BTreeMap::new(), chain_troubled: false }
     }
 
-    /// Looks at the whole subnet. What cannot be read keeps its last known state; `None` before anything is known.
+    /// Looks at the whole subnet; `None` before anything is known.
+    ///
+    /// What cannot be read keeps its last known state: a miner that does not declare its capacity this time, but did
+    /// before at the same address, is still asked, and succeeds or fails by that.
     pub async fn observe(&mut self) -> Option<BTreeMap<ContenderId, Contender>> {
         match self.subnet.chain.metagraph(self.subnet.netuid).await {
             Ok(metagraph) => {
@@ -78,20 +83,41 @@ impl Observer {
         let mut contenders = BTreeMap::new();
         for (uid, hotkey, url, body) in declarations {
             let (declared, complaints) = match body {
-                Err(failure) => (BTreeMap::new(), vec![failure.to_string()]),
+                Err(failure) => (None, vec![failure.to_string()]),
                 Ok(body) => match capacity::read(&body, |task| self.ceiling(task)) {
-                    Err(complaint) => (BTreeMap::new(), vec![complaint]),
-                    Ok(reading) => (reading.tasks, reading.refused),
+                    Err(complaint) => (None, vec![complaint]),
+                    Ok(reading) => (Some(reading.tasks), reading.refused),
                 },
             };
             self.say(hotkey, complaints);
-            for (task, declared) in declared {
+            for (task, declared) in self.remember(hotkey, &url, declared) {
                 let contender = Contender { uid, url: url.clone(), declared };
                 contenders.insert(ContenderId { hotkey, task }, contender);
             }
         }
-        self.said.retain(|hotkey, _| metagraph.neurons.iter().any(|neuron| neuron.hotkey == *hotkey));
+        let registered: BTreeSet<Hotkey> = metagraph.neurons.iter().map(|neuron| neuron.hotkey).collect();
+        self.said.retain(|hotkey, _| registered.contains(hotkey));
+        self.declared.retain(|hotkey, _| registered.contains(hotkey));
         Some(contenders)
+    }
+
+    /// The declaration that counts: this one, or the last one from the same address.
+    fn remember(
+        &mut self,
+        miner: Hotkey,
+        url: &Url,
+        declared: Option<BTreeMap<TaskId, Volume>>,
+    ) -> BTreeMap<TaskId, Volume> {
+        match declared {
+            Some(declared) => {
+                self.declared.insert(miner, (url.clone(), declared.clone()));
+                declared
+            }
+            None => match self.declared.get(&miner) {
+                Some((known, declared)) if known == url => declared.clone(),
+                Some(_) | None => BTreeMap::new(),
+            },
+        }
     }
 
     fn report_chain(&mut self, error: ChainError) {
@@ -103,7 +129,7 @@ impl Observer {
         }
     }
 
-    fn ceiling(&self, task: &common::TaskId) -> Option<Volume> {
+    fn ceiling(&self, task: &TaskId) -> Option<Volume> {
         self.subnet.catalogue.task(task).filter(|task| task.enabled).map(|task| task.max_capacity)
     }
 

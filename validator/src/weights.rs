@@ -171,3 +171,80 @@ impl WeightSetter {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use chain::{BlockHash, Hyperparameters, Neuron};
+
+    use super::*;
+    use crate::scoring::{MinerScore, Score, Scores};
+
+    fn key(name: u8) -> Hotkey {
+        Hotkey::from_bytes([name; 32])
+    }
+
+    fn metagraph(neurons: &[(u16, u8)]) -> Metagraph {
+        let neuron = |&(uid, name): &(u16, u8)| Neuron {
+            uid: Uid(uid),
+            hotkey: key(name),
+            coldkey: None,
+            axon: None,
+            stake: 0.0,
+            validator_permit: false,
+            active: true,
+            last_update: BlockNumber(0),
+            registered_at: BlockNumber(0),
+            incentive: 0.0,
+            consensus: 0.0,
+            dividends: 0.0,
+        };
+        Metagraph {
+            block: BlockNumber(1),
+            block_hash: BlockHash([0; 32]),
+            netuid: Netuid(1),
+            neurons: neurons.iter().map(neuron).collect(),
+            params: Hyperparameters {
+                tempo: 360,
+                weights_rate_limit: 100,
+                weights_version: 0,
+                min_allowed_weights: 1,
+                max_weights_limit: u16::MAX,
+                commit_reveal_enabled: false,
+                serving_rate_limit: 50,
+                immunity_period: 4096,
+                activity_cutoff: 5000,
+                stake_threshold: 0.0,
+            },
+            next_epoch: None,
+            owner: None,
+        }
+    }
+
+    fn judgement(scores: &[(u8, f64)]) -> Judgement {
+        let miner = |&(name, weight): &(u8, f64)| {
+            (key(name), MinerScore { weight: Score::clamped(weight), ..MinerScore::default() })
+        };
+        Judgement { scores: Scores { miners: scores.iter().map(miner).collect() } }
+    }
+
+    #[test]
+    fn weights_follow_the_hotkey_to_its_new_uid_and_leave_with_it() {
+        // Miner 1 has moved to slot 7, miner 2 has left, and a stranger sits in its slot.
+        let plan = plan(&judgement(&[(1, 0.5), (2, 0.5)]), &metagraph(&[(7, 1), (2, 9)]));
+        assert_eq!(plan, Plan::Set(vec![(Uid(7), u16::MAX)]));
+    }
+
+    #[test]
+    fn nothing_is_set_while_nobody_registered_has_earned_anything() {
+        for scores in [&[][..], &[(1, 0.0)], &[(2, 1.0)]] {
+            let plan = plan(&judgement(scores), &metagraph(&[(1, 1)]));
+            assert!(matches!(plan, Plan::Wait(_)), "{scores:?}: {plan:?}");
+        }
+    }
+
+    #[test]
+    fn the_best_gets_the_whole_scale() {
+        let plan = plan(&judgement(&[(1, 0.2), (2, 0.8)]), &metagraph(&[(1, 1), (2, 2)]));
+        assert_eq!(plan, Plan::Set(vec![(Uid(1), 16_384), (Uid(2), u16::MAX)]));
+    }
+}

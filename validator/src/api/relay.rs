@@ -1,6 +1,5 @@
 //! Carries one miner's answer to one user.
 
-use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,13 +8,15 @@ use axum::Json;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use common::generation::FinishReason;
+use common::Uid;
 use common::openai::{Asked, Chunk, Kind, Usage};
 use futures::stream;
 use rand::Rng;
 use rand_chacha::ChaCha12Rng;
 use service::http::ApiError;
 use tasks::Task;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 
 use super::Api;
@@ -35,9 +36,7 @@ pub(super) struct Relay {
     include_usage: bool,
     pub(super) rng: ChaCha12Rng,
     source: Option<Source>,
-    /// Chunks that were read while it was not yet certain that this miner answers.
-    ahead: VecDeque<Chunk>,
-    _slot: OwnedSemaphorePermit,
+    slot: Option<OwnedSemaphorePermit>,
 }
 
 /// Why a miner's answer did not begin.
@@ -48,11 +47,23 @@ pub(super) enum NotBegun {
     Outcome(Outcome),
 }
 
+/// The miner that answers.
 #[derive(Debug)]
 struct Source {
-    query: Query,
-    route: Route,
-    stream: AnswerStream,
+    uid: Uid,
+    parts: mpsc::UnboundedReceiver<Part>,
+    /// Reads the miner as fast as it sends, whatever the user's pace: a slow reader is not the miner's fault. What waits
+    /// in between is bounded, because answers are.
+    _reader: AbortOnDropHandle<()>,
+}
+
+/// What the reader hands on.
+#[derive(Debug)]
+enum Part {
+    Chunk(Chunk),
+    /// The end, with the token counts if the receipt is in order.
+    End(Option<Usage>),
+    Broken(Failure),
 }
 
 impl Relay {
@@ -75,7 +86,7 @@ impl Relay {
             logprobs: asked.logprobs,
         };
         let include_usage = asked.include_usage;
-        Self { api, frame, include_usage, rng, source: None, ahead: VecDeque::new(), _slot: slot }
+        Self { api, frame, include_usage, rng, source: None, slot: Some(slot) }
     }
 
     /// Asks a miner and waits for its first token.
@@ -84,7 +95,7 @@ impl Relay {
             NotOpened::Unacceptable(why) => NotBegun::Objection(why),
             not_opened @ (NotOpened::Refused | NotOpened::Failed(_)) => NotBegun::Outcome(not_opened.into()),
         })?;
-        let mut ahead = VecDeque::new();
+        let (sender, parts) = mpsc::unbounded_channel();
         loop {
             let chunk = stream.next().await.map_err(|failure| NotBegun::Outcome(Outcome::Failed(failure)))?;
             let Some(chunk) = chunk else { break };
@@ -92,50 +103,31 @@ impl Relay {
                 .choices
                 .first()
                 .is_some_and(|choice| !choice.added_text().is_empty() || choice.finish_reason.is_some());
-            ahead.push_back(chunk);
+            // The receiver is at hand.
+            let _ = sender.send(Part::Chunk(chunk));
             if said_something {
                 break;
             }
         }
-        self.ahead = ahead;
-        self.source = Some(Source { query, route, stream });
+        let uid = route.uid;
+        let reader = Reader { api: Arc::clone(&self.api), query, route, stream, rng: self.rng.clone() };
+        let reader = AbortOnDropHandle::new(tokio::spawn(reader.run(sender)));
+        self.source = Some(Source { uid, parts, _reader: reader });
         Ok(())
     }
 
-    async fn next(&mut self) -> Result<Option<Chunk>, Failure> {
-        if let Some(chunk) = self.ahead.pop_front() {
-            return Ok(Some(chunk));
-        }
-        match &mut self.source {
-            Some(source) => source.stream.next().await,
-            None => Ok(None),
-        }
-    }
-
-    /// Books the outcome. Returns the token counts if the answer is whole.
-    fn finish(&mut self, failure: Option<Failure>) -> Option<Usage> {
-        let Source { query, route, stream } = self.source.take()?;
-        let outcome = match failure {
-            Some(failure) => Outcome::Failed(failure),
-            None => stream.finish(),
+    async fn next(&mut self) -> Part {
+        let part = match &mut self.source {
+            Some(source) => source.parts.recv().await,
+            None => None,
         };
-        let usage = match &outcome {
-            Outcome::Served(served) => {
-                route.succeeded();
-                Some(Usage::new(served.receipt.generated.prompt_tokens, served.tokens()))
-            }
-            Outcome::Refused | Outcome::Failed(_) => {
-                route.failed();
-                None
-            }
-        };
-        self.api.settle(&query, outcome, &mut self.rng);
-        usage
+        // A reader that ends without a last word has been stopped with the server.
+        part.unwrap_or_else(|| Part::Broken(Failure::Broken("the server is stopping".to_owned())))
     }
 
     /// Says which miner answers.
     fn miner(&self) -> [(&'static str, String); 1] {
-        let uid = self.source.as_ref().map_or_else(String::new, |source| source.route.uid.to_string());
+        let uid = self.source.as_ref().map_or_else(String::new, |source| source.uid.to_string());
         [("x-miner-uid", uid)]
     }
 
@@ -154,13 +146,12 @@ impl Relay {
         let mut text = String::new();
         let mut logprobs = None;
         let mut finish_reason = FinishReason::Stop;
-        loop {
+        let usage = loop {
             let chunk = match self.next().await {
-                Ok(Some(chunk)) => chunk,
-                Ok(None) => break,
-                Err(failure) => {
+                Part::Chunk(chunk) => chunk,
+                Part::End(usage) => break usage.ok_or_else(broken_off)?,
+                Part::Broken(failure) => {
                     warn!(task = self.frame.model, "an answer broke off: the miner {failure}");
-                    self.finish(Some(failure));
                     return Err(broken_off());
                 }
             };
@@ -170,9 +161,53 @@ impl Relay {
             if let Some(more) = choice.logprobs.filter(|_| self.frame.logprobs) {
                 append_logprobs(&mut logprobs, more);
             }
-        }
-        let usage = self.finish(None).ok_or_else(broken_off)?;
+        };
+        drop(self.slot.take());
         Ok((miner, Json(self.frame.answer(text, finish_reason, usage, logprobs))).into_response())
+    }
+}
+
+/// Reads a miner's answer to its end and books what came of it.
+#[derive(Debug)]
+struct Reader {
+    api: Arc<Api>,
+    query: Query,
+    route: Route,
+    stream: AnswerStream,
+    rng: ChaCha12Rng,
+}
+
+impl Reader {
+    async fn run(mut self, parts: mpsc::UnboundedSender<Part>) {
+        let failure = loop {
+            match self.stream.next().await {
+                Ok(Some(chunk)) => {
+                    // Without a receiver this task is about to be dropped.
+                    let _ = parts.send(Part::Chunk(chunk));
+                }
+                Ok(None) => break None,
+                Err(failure) => break Some(failure),
+            }
+        };
+        let (outcome, last) = match failure {
+            Some(failure) => (Outcome::Failed(failure.clone()), Part::Broken(failure)),
+            None => {
+                let outcome = self.stream.finish();
+                let usage = match &outcome {
+                    Outcome::Served(served) => {
+                        Some(Usage::new(served.receipt.generated.prompt_tokens, served.tokens()))
+                    }
+                    Outcome::Refused | Outcome::Failed(_) => None,
+                };
+                (outcome, Part::End(usage))
+            }
+        };
+        match &outcome {
+            Outcome::Served(_) => self.route.succeeded(),
+            Outcome::Refused | Outcome::Failed(_) => self.route.failed(),
+        }
+        self.api.settle(&self.query, outcome, &mut self.rng);
+        let _ = parts.send(last);
     }
 }
 
@@ -210,23 +245,21 @@ impl Sending {
                     json(&Chunk { usage: None, ..first })
                 }
                 Stage::Relaying => match self.relay.next().await {
-                    Ok(Some(chunk)) => match self.relay.frame.chunk(without_role(chunk)) {
+                    Part::Chunk(chunk) => match self.relay.frame.chunk(without_role(chunk)) {
                         Some(chunk) => json(&chunk),
                         None => continue,
                     },
-                    Ok(None) => {
+                    Part::End(usage) => {
                         self.stage = Stage::Closing;
-                        match self.relay.finish(None) {
-                            Some(usage) if self.relay.include_usage => json(&self.relay.frame.usage(usage)),
-                            // Without a usable receipt the text is still the user's; the rest is between the miner
-                            // and us.
-                            Some(_) | None => continue,
+                        match usage.filter(|_| self.relay.include_usage) {
+                            Some(usage) => json(&self.relay.frame.usage(usage)),
+                            // Without a usable receipt the text is still the user's; the rest is between the miner and us.
+                            None => continue,
                         }
                     }
-                    Err(failure) => {
+                    Part::Broken(failure) => {
                         self.stage = Stage::Closed;
                         warn!(task = self.relay.frame.model, "an answer broke off: the miner {failure}");
-                        self.relay.finish(Some(failure));
                         json(&broken_off().body())
                     }
                 },
