@@ -7,7 +7,11 @@ mod app;
 mod metrics;
 pub mod node;
 mod rpc;
-#[expect(missing_debug_implementations, reason = "FRAME's macros make types that have none")]
+#[expect(
+    missing_debug_implementations,
+    clippy::too_many_arguments,
+    reason = "FRAME's macros make types without and functions with many"
+)]
 pub mod runtime;
 pub mod setup;
 

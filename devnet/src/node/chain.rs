@@ -92,6 +92,8 @@ struct Blocks {
 pub struct Chain {
     genesis: H256,
     block_time: Duration,
+    /// How many blocks stay in memory.
+    kept: usize,
     nodes: Nodes,
     blocks: RwLock<Blocks>,
     pool: Mutex<Pool>,
@@ -115,6 +117,7 @@ impl Chain {
         let mut chain = Self {
             genesis: H256::zero(),
             block_time,
+            kept: KEPT_BLOCKS,
             nodes: Nodes::default(),
             blocks: RwLock::default(),
             pool: Mutex::default(),
@@ -217,19 +220,19 @@ impl Chain {
         self.nodes.query(block.header.state_root, block_time, function, data)
     }
 
-    /// How many transactions wait, and all of them as submitted.
+    /// The transactions that wait, as submitted.
     pub fn pending(&self) -> Vec<Arc<Vec<u8>>> {
         lock(&self.pool).pending()
     }
 
     /// How many transactions wait.
     pub fn pending_len(&self) -> usize {
-        lock(&self.pool).len()
+        lock(&self.pool).count()
     }
 
     /// How many trie nodes are kept.
     pub fn nodes_len(&self) -> usize {
-        self.nodes.len()
+        self.nodes.count()
     }
 
     /// The nonce an account should sign with next: what the state says, and what waits counted in.
@@ -353,7 +356,7 @@ impl Chain {
         let mut blocks = self.blocks.write().unwrap_or_else(PoisonError::into_inner);
         blocks.by_number.insert(block.header.number, Arc::clone(&block));
         blocks.by_hash.insert(hash, Arc::clone(&block));
-        if blocks.by_number.len() > KEPT_BLOCKS
+        if blocks.by_number.len() > self.kept
             && let Some((_, oldest)) = blocks.by_number.pop_first()
         {
             blocks.by_hash.remove(&oldest.hash);
@@ -456,3 +459,51 @@ impl Build<'_, '_> {
 
 /// Whether the call of an included transaction did what it should; or why it was not included.
 type ApplyOutcome = Result<bool, TransactionValidityError>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chain() -> Chain {
+        Chain::open(None, Duration::from_secs(10)).unwrap()
+    }
+
+    #[test]
+    fn a_block_that_was_made_can_be_executed_again() {
+        let chain = chain();
+        let parent = chain.head();
+        let block = chain.produce().unwrap();
+        let mut encoded = block.header.encode();
+        parity_scale_codec::Compact(block.extrinsics.len() as u32).encode_to(&mut encoded);
+        encoded.extend(block.extrinsics.concat());
+        let view = chain.state(&parent);
+        let again = execute(&mut Overlay::default(), &view, "Core_execute_block", &encoded);
+        assert_eq!(again, Ok(Vec::new()));
+        assert_eq!(block.header.parent_hash, parent.hash);
+    }
+
+    #[test]
+    fn old_blocks_are_forgotten_and_the_newest_state_stays_whole() {
+        let mut chain = chain();
+        chain.kept = 5;
+        let pairs = |chain: &Chain| chain.nodes.pairs(chain.head().header.state_root);
+        let mut most = 0;
+        for number in 1..40 {
+            let block = chain.produce().unwrap();
+            assert_eq!(block.header.number, number);
+            if number == 10 {
+                most = chain.nodes_len();
+            }
+        }
+        // Only the hashes of the last blocks are added to the state from block to block.
+        assert!(chain.nodes_len() < 2 * most, "{} nodes, {most} before", chain.nodes_len());
+        assert!(chain.at_number(34).is_none() && chain.at_number(35).is_some());
+        let fresh = Nodes::default();
+        assert_eq!(fresh.build(&pairs(&chain)), chain.head().header.state_root);
+        assert_eq!(
+            chain.state(&chain.at_number(35).unwrap()).root(),
+            &chain.at_number(35).unwrap().header.state_root
+        );
+        assert!(!chain.nodes.pairs(chain.at_number(35).unwrap().header.state_root).is_empty());
+    }
+}

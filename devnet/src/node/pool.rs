@@ -199,7 +199,7 @@ impl Pool {
     }
 
     /// How many wait.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.entries.len()
     }
 
@@ -284,11 +284,11 @@ mod tests {
         pool.insert(hash(1), vec![1], valid(5, &[], 1), 10, Some(sender)).unwrap();
         insert(&mut pool, 2, valid(5, &[], 2)).unwrap();
         pool.settle(hash(99), 11, &[hash(1)], &[]);
-        assert_eq!(pool.len(), 1);
+        assert_eq!(pool.count(), 1);
         let told: Vec<Status> = std::iter::from_fn(|| watcher.try_recv().ok()).collect();
         assert_eq!(told, [Status::Ready, Status::InBlock(hash(99)), Status::Finalized(hash(99))]);
         pool.settle(hash(98), 15, &[], &[]);
-        assert_eq!(pool.len(), 0);
+        assert_eq!(pool.count(), 0);
         assert!(!pool.provides(&[2]));
     }
 }

@@ -40,9 +40,12 @@ pub enum CallFailed {
     Answer(String),
 }
 
-/// Trie nodes by position and hash, with the number of times that the kept blocks refer to them.
+/// A trie node, and how many times the kept blocks refer to it.
+type Node = (Vec<u8>, i32);
+
+/// Trie nodes by position and hash.
 #[derive(Debug, Default)]
-pub struct Nodes(RwLock<HashMap<Vec<u8>, (Vec<u8>, i32)>>);
+pub struct Nodes(RwLock<HashMap<Vec<u8>, Node>>);
 
 impl TrieBackendStorage<Blake2Hasher> for &Nodes {
     fn get(&self, key: &H256, prefix: (&[u8], Option<u8>)) -> Result<Option<Vec<u8>>, String> {
@@ -86,7 +89,7 @@ impl Nodes {
     }
 
     /// How many nodes there are.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.0.read().unwrap_or_else(PoisonError::into_inner).len()
     }
 
@@ -184,9 +187,9 @@ mod tests {
         assert_eq!(read(first, 0), Some(vec![7; 40]));
         assert_eq!(read(second, 0), Some(vec![8; 40]));
 
-        let before = nodes.len();
+        let before = nodes.count();
         nodes.forget(&freed);
-        assert!(nodes.len() < before);
+        assert!(nodes.count() < before);
         assert!((0..50).all(|key| read(second, key).is_some()));
         assert_eq!(nodes.pairs(second).len(), 50);
     }

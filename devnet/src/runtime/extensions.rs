@@ -164,7 +164,7 @@ impl TransactionExtension<RuntimeCall> for SubtensorTransactionExtension {
         _source: TransactionSource,
     ) -> ValidateResult<(), RuntimeCall> {
         if let (Some(who), RuntimeCall::SubtensorModule(call)) = (origin.as_signer(), call) {
-            guard(who, call).map_err(|code| InvalidTransaction::Custom(code))?;
+            guard(who, call).map_err(InvalidTransaction::Custom)?;
         }
         Ok((ValidTransaction::default(), (), origin))
     }
