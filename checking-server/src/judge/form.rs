@@ -65,9 +65,7 @@ pub(super) fn compare(
     let generated = &check.receipt.generated;
     let stop = first_stop(&reference.text, &asked.generation.stop);
     let mut findings = Vec::new();
-    let expected =
-        stop.as_ref().map_or(reference.text.as_str(), |stop| &reference.text[..stop.start]);
-    if !same_text(expected, &check.text) {
+    if !is_answer(&check.text, &reference.text, &asked.generation.stop) {
         findings.push(Finding::TextMismatch);
     }
     if stop.as_ref().is_some_and(|stop| reference.text.len() - stop.end > LONGEST_TOKEN) {
@@ -97,6 +95,16 @@ fn first_stop(text: &str, stops: &[String]) -> Option<std::ops::Range<usize>> {
         .min_by_key(|found| (found.end, found.start))
 }
 
+/// Whether `answer` is what a client gets of `text`. Engines look for stop texts after each token, and differ in which of
+/// several they take, so the answer may end where any of them begins.
+fn is_answer(answer: &str, text: &str, stops: &[String]) -> bool {
+    let mut cuts = stops.iter().filter_map(|stop| text.find(stop.as_str())).peekable();
+    match cuts.peek() {
+        None => same_text(text, answer),
+        Some(_) => cuts.any(|cut| same_text(&text[..cut], answer)),
+    }
+}
+
 /// A character cut in half by the token limit is shown as a replacement character by some engines, left out by others.
 fn same_text(ours: &str, theirs: &str) -> bool {
     let uncut = |text: &str| text.trim_end_matches('\u{fffd}').len();
@@ -109,4 +117,22 @@ fn ends(last: Option<&u32>, model: &ModelInfo) -> bool {
 
 fn as_u32(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_ends_where_a_stop_text_begins() {
+        // One token can complete several.
+        let stops = ["h".to_owned(), "the".to_owned(), "never".to_owned()];
+        let text = "over the";
+        for (answer, fits) in [("over t", true), ("over ", true), ("over th", false), (text, false)]
+        {
+            assert_eq!(is_answer(answer, text, &stops), fits, "{answer:?}");
+        }
+        assert!(is_answer(text, text, &[]) && is_answer(text, text, &stops[2..]));
+        assert!(!is_answer("over ", text, &stops[2..]));
+    }
 }

@@ -234,23 +234,25 @@ impl SeededSampler {
             text: text_of(drawn.token)?,
         };
 
-        let (mut text, mut end) = if self.folder.ends.all.contains(&drawn.token) {
-            (String::new(), Some(FinishReason::Stop))
+        let (mut text, mut end) = (String::new(), None);
+        if self.folder.ends.all.contains(&drawn.token) {
+            end = Some(FinishReason::Stop);
         } else {
-            let new = state.decoder.push(tokenizer, drawn.token).map_err(failed)?;
-            match state.watch.push(new) {
-                Watched::Text(text) => (text, None),
-                Watched::Stopped(text) => {
-                    return Ok(Step {
-                        piece: Piece { text, tokens: vec![token] },
-                        end: Some(FinishReason::Stop),
-                    });
-                }
+            text = state.decoder.push(tokenizer, drawn.token).map_err(failed)?;
+            if state.position >= *max_tokens {
+                end = Some(FinishReason::Length);
+            }
+        }
+        if end.is_some() {
+            text.push_str(&state.decoder.finish(tokenizer).map_err(failed)?);
+        }
+        let mut text = match state.watch.push(text) {
+            Watched::Text(text) => text,
+            Watched::Stopped(text) => {
+                end = Some(FinishReason::Stop);
+                text
             }
         };
-        if end.is_none() && state.position >= *max_tokens {
-            end = Some(FinishReason::Length);
-        }
         if end.is_some() {
             text.push_str(&state.watch.finish());
         }

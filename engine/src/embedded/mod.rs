@@ -24,6 +24,7 @@ use mistralrs::{
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, Semaphore, mpsc};
+use tokio::task::JoinSet;
 
 use crate::api::{Engine, EngineError, Generating, ModelInfo, Reference, ReferencePass};
 use crate::folder::{self, ModelFolder};
@@ -144,13 +145,20 @@ struct Inner {
     config: EmbeddedConfig,
     info: ModelInfo,
     folder: Arc<ModelFolder>,
-    /// Empty only while loading again.
-    live: Mutex<Option<Arc<Live>>>,
+    slot: Mutex<Slot>,
     /// One for each sequence that may be in the engine.
     permits: Arc<Semaphore>,
     parallel: usize,
     next_id: AtomicUsize,
     parked: Parked,
+}
+
+/// The engine, or the loading of another in its place.
+struct Slot {
+    /// Empty from the start of a reload until somebody has seen its end.
+    live: Option<Arc<Live>>,
+    /// At most one. A task of its own, so that callers who go away do not throw its result away.
+    loading: JoinSet<Result<Live, EngineError>>,
 }
 
 impl Embedded {
@@ -181,7 +189,7 @@ impl Embedded {
             config,
             info,
             folder: Arc::new(folder),
-            live: Mutex::new(Some(Arc::new(live))),
+            slot: Mutex::new(Slot { live: Some(Arc::new(live)), loading: JoinSet::new() }),
             permits: Arc::new(Semaphore::new(1)),
             parallel: 1,
             next_id: AtomicUsize::new(1),
@@ -228,8 +236,8 @@ impl Inner {
 
     /// The engine, loaded again if it has died.
     async fn live(&self) -> Result<Arc<Live>, EngineError> {
-        let mut slot = self.live.lock().await;
-        match &*slot {
+        let mut slot = self.slot.lock().await;
+        match &slot.live {
             Some(live) if !live.requests.is_closed() => Ok(Arc::clone(live)),
             _ => self.reload(&mut slot).await,
         }
@@ -237,19 +245,29 @@ impl Inner {
 
     /// Replaces an engine that lost a request, unless somebody else has done so.
     async fn revive(&self, dead: &Arc<Live>) -> Result<(), EngineError> {
-        let mut slot = self.live.lock().await;
-        if slot.as_ref().is_none_or(|live| Arc::ptr_eq(live, dead)) {
+        let mut slot = self.slot.lock().await;
+        if slot.live.as_ref().is_none_or(|live| Arc::ptr_eq(live, dead)) {
             self.reload(&mut slot).await?;
         }
         Ok(())
     }
 
-    async fn reload(&self, slot: &mut Option<Arc<Live>>) -> Result<Arc<Live>, EngineError> {
-        tracing::warn!(model = %self.info.name, "the engine of {} died and is loaded again", self.info.name);
-        // First, so that the weights are never in memory twice.
-        *slot = None;
-        let live = Arc::new(loading::load(&self.config, &self.folder).await?);
-        *slot = Some(Arc::clone(&live));
+    /// Waits for the reload under way, or starts one. Callers may go away at any time.
+    async fn reload(&self, slot: &mut Slot) -> Result<Arc<Live>, EngineError> {
+        let loaded = loop {
+            if let Some(loaded) = slot.loading.join_next().await {
+                break loaded;
+            }
+            tracing::warn!(model = %self.info.name, "the engine of {} died and is loaded again", self.info.name);
+            // First, so that the weights are never in memory twice.
+            slot.live = None;
+            let (config, folder) = (self.config.clone(), Arc::clone(&self.folder));
+            slot.loading.spawn(async move { loading::load(&config, &folder).await });
+        };
+        let loaded =
+            loaded.map_err(|error| loading::failed(&self.config, loading::panic_text(error)))?;
+        let live = Arc::new(loaded?);
+        slot.live = Some(Arc::clone(&live));
         Ok(live)
     }
 

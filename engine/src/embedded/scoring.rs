@@ -50,7 +50,6 @@ async fn score(
     sampling: Sampling,
 ) -> Result<Vec<TokenScore>, EngineError> {
     let ids: Arc<[u32]> = ids.into();
-    let mut problem = String::new();
     for _ in 0..=REVIVALS {
         let permit = Arc::clone(&inner.permits).acquire_owned().await;
         let permit = permit.map_err(|error| EngineError::Failed(error.to_string()))?;
@@ -63,27 +62,26 @@ async fn score(
         // If the engine is gone, the channel of answers is closed, which says the same.
         let _ = live.requests.send(request).await;
         let answer = receiver.lock().await.recv().await;
-        problem = match answer {
-            Some(Response::Raw { logits_chunks, tokens }) if *tokens == *ids => {
-                let ids = Arc::clone(&ids);
+        // An engine that answers is alive, whatever it answers: another one would answer the same.
+        let Some(response) = answer else {
+            inner.revive(&live).await?;
+            continue;
+        };
+        let problem = match response {
+            Response::Raw { logits_chunks, tokens } if *tokens == *ids => {
                 let reduce = move || reduce(&logits_chunks, &ids, prompt, &sampling);
                 let reduced =
                     tokio::task::spawn_blocking(reduce).map_err(|error| error.to_string());
-                match reduced.await.flatten() {
-                    Ok(scores) => return Ok(scores),
-                    Err(problem) => problem,
-                }
+                return reduced.await.flatten().map_err(EngineError::Failed);
             }
-            Some(response) => match response.as_result() {
+            response => match response.as_result() {
                 Ok(_) => "it answered something else than the logits".to_owned(),
                 Err(error) => error.to_string(),
             },
-            None => "it died".to_owned(),
         };
-        tracing::warn!(model = %inner.info.name, "a reference pass on {} failed: {problem}", inner.info.name);
-        inner.revive(&live).await?;
+        return Err(EngineError::Failed(problem));
     }
-    Err(EngineError::Failed(problem))
+    Err(EngineError::Failed("it died whenever it was asked to score tokens".to_owned()))
 }
 
 /// Scores each token after the prompt from the row of logits before it. The only place that sees whole rows.

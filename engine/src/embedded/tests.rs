@@ -72,7 +72,7 @@ async fn idle(engine: &Embedded) {
 }
 
 async fn current(engine: &Embedded) -> Arc<Live> {
-    Arc::clone(engine.inner.live.lock().await.as_ref().unwrap())
+    Arc::clone(engine.inner.slot.lock().await.live.as_ref().unwrap())
 }
 
 #[tokio::test]
@@ -258,6 +258,47 @@ async fn a_dead_engine_is_loaded_again_and_the_request_answered() {
     // The request may reach the dying engine or find it dead.
     assert_eq!(answer(&engine, ask("Hello", 1)).await, before);
     assert!(!Arc::ptr_eq(&live, &current(&engine).await));
+}
+
+#[tokio::test]
+async fn a_reload_goes_on_when_its_callers_go_away() {
+    let engine = engine(Purpose::Generation).await;
+    let before = answer(&engine, ask("Hello", 1)).await;
+    let live = current(&engine).await;
+    for _ in 0..3 {
+        assert!(engine.inner.revive(&live).now_or_never().is_none());
+    }
+    let mut slot = engine.inner.slot.lock().await;
+    assert!(slot.live.is_none() && slot.loading.len() == 1);
+    let loaded = slot.loading.join_next().await.unwrap().unwrap().unwrap();
+    let requests = loaded.requests.clone();
+    slot.loading.spawn(std::future::ready(Ok(loaded)));
+    drop(slot);
+
+    assert_eq!(answer(&engine, ask("Hello", 1)).await, before);
+    assert!(current(&engine).await.requests.same_channel(&requests), "it was loaded again");
+}
+
+#[tokio::test]
+async fn logits_that_are_no_numbers_are_an_error_and_no_reason_to_load_again() {
+    let folder = copy();
+    let file = folder.path().join("model.safetensors");
+    let mut weights = std::fs::read(&file).unwrap();
+    // The last tensor is the norm before the logits; these bytes are no number in any format.
+    let end = weights.len() - 64;
+    weights[end..].fill(0xff);
+    std::fs::write(&file, weights).unwrap();
+    let config = EmbeddedConfig::new(folder.path(), "spoilt", Purpose::Reference);
+    let engine = Embedded::load(config, |_| ()).await.unwrap();
+    let live = current(&engine).await;
+    let pass = ReferencePass {
+        prompt: chat("Hello"),
+        tokens: vec![10, 11],
+        sampling: Sampling { seed: 1, temperature: 1.0, top_p: 1.0 },
+    };
+    let error = engine.reference(pass).await.unwrap_err();
+    assert!(matches!(error, EngineError::Failed(_)), "{error}");
+    assert!(Arc::ptr_eq(&live, &current(&engine).await), "it was loaded again");
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ use tokio::time::{Instant, timeout_at};
 use url::Url;
 
 use crate::api::{
-    Engine, EngineError, Event, Generating, ModelInfo, Piece, Reference, ReferencePass,
+    Engine, EngineError, Event, Generating, ModelInfo, Piece, Reference, ReferencePass, Token,
 };
 use lines::Lines;
 use wire::Chunk;
@@ -28,6 +28,8 @@ use wire::Chunk;
 const MOST_BODY: usize = 1 << 20;
 /// Text of one token. Real ones stay below 256 bytes.
 const MOST_TOKEN_BYTES: usize = 1024;
+const NO_TOKENS: &str = "the server does not report token ids and log-probabilities, which receipts need; \
+    it must know `return_token_ids`, as vLLM does";
 
 /// Where a model is served.
 #[derive(Debug, Clone)]
@@ -43,6 +45,8 @@ pub struct RemoteConfig {
     pub parallel: usize,
     /// Asks for token ids by vLLM's `return_token_ids`. Strict servers refuse requests with fields they do not know.
     pub token_ids: bool,
+    /// Makes an answer without token ids or log-probabilities an error. Receipts need both.
+    pub require_token_ids: bool,
     pub connect_timeout: Duration,
     /// From the request to the first token.
     pub first_token_timeout: Duration,
@@ -62,6 +66,7 @@ impl RemoteConfig {
             context,
             parallel: 64,
             token_ids: true,
+            require_token_ids: true,
             connect_timeout: Duration::from_secs(5),
             first_token_timeout: Duration::from_secs(60),
             idle_timeout: Duration::from_secs(30),
@@ -188,6 +193,7 @@ impl Remote {
             idle: self.config.idle_timeout,
             end: begun + self.config.total_timeout,
             budget: generation.max_tokens as usize,
+            tokens: if self.config.require_token_ids { Tokens::Missing } else { Tokens::Optional },
             phase: Phase::Text,
             _permit: permit,
         };
@@ -230,8 +236,19 @@ struct Answer {
     end: Instant,
     /// Tokens that may still come.
     budget: usize,
+    tokens: Tokens,
     phase: Phase,
     _permit: OwnedSemaphorePermit,
+}
+
+/// What the caller needs to know about tokens.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Tokens {
+    Optional,
+    /// Needed, and none has come yet.
+    Missing,
+    /// Needed, and there are some.
+    Reported,
 }
 
 enum Phase {
@@ -280,6 +297,17 @@ impl Answer {
             });
         }
         let piece = choice.piece().map_err(EngineError::Failed)?;
+        if self.tokens != Tokens::Optional {
+            if !piece.tokens.is_empty() {
+                self.tokens = Tokens::Reported;
+            }
+            let unnamed = piece.tokens.iter().any(|token| token.id == Token::UNKNOWN_ID);
+            let untold = piece.tokens.is_empty() && !piece.text.is_empty();
+            let ended = matches!(self.phase, Phase::Ending(_));
+            if unnamed || untold || (ended && self.tokens == Tokens::Missing) {
+                return Err(EngineError::Failed(NO_TOKENS.to_owned()));
+            }
+        }
         // A server that reports no tokens spends at least one with each piece of text.
         let spent = piece.tokens.len().max(usize::from(!piece.text.is_empty()));
         let sensible = piece.text.len() <= MOST_TOKEN_BYTES * spent;

@@ -15,7 +15,6 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::api::Token;
 
 /// Serves one model and answers every request for text with the same bytes.
 #[derive(Clone)]
@@ -158,11 +157,33 @@ async fn a_completion_is_streamed_from_a_server_that_names_tokens_by_id() {
 }
 
 #[tokio::test]
-async fn a_server_without_log_probabilities_gives_text_alone() {
+async fn a_server_without_log_probabilities_gives_text_alone_to_those_who_need_no_tokens() {
     let event = json!({ "choices": [{ "delta": { "content": "Hi" }, "finish_reason": "stop", "logprobs": null }] });
-    let (_, events) = collect(&Script::events(&[event]).connect().await, ask()).await.unwrap();
+    let mut config = Script::events(&[event]).serve().await.0;
+    config.require_token_ids = false;
+    let remote = Remote::connect(config).await.unwrap();
+    let (_, events) = collect(&remote, ask()).await.unwrap();
     let piece = Piece { text: "Hi".to_owned(), tokens: vec![] };
     assert_eq!(events, [Event::Piece(piece), Event::End(FinishReason::Stop)]);
+}
+
+#[tokio::test]
+async fn an_answer_whose_tokens_are_not_told_is_an_error() {
+    let no_logprobs =
+        json!({ "choices": [{ "delta": { "content": "Hi" }, "finish_reason": "stop" }] });
+    let nothing = json!({ "choices": [{ "delta": {}, "finish_reason": "stop" }] });
+    let mut no_ids = chat_event("Hi", 1, Some("stop"));
+    no_ids["choices"][0]["token_ids"] = Value::Null;
+    let mut fewer_ids = no_ids.clone();
+    fewer_ids["choices"][0]["token_ids"] = json!([]);
+    for event in [no_logprobs, nothing, no_ids, fewer_ids] {
+        let problem = problem(Script::events(std::slice::from_ref(&event))).await;
+        assert!(problem.contains("token ids"), "{event}: {problem}");
+    }
+    // The last event may tell the reason alone.
+    let end = json!({ "choices": [{ "delta": {}, "finish_reason": "stop" }] });
+    let script = Script::events(&[chat_event("Hi", 1, None), end]);
+    assert_eq!(collect(&script.connect().await, ask()).await.unwrap().1.len(), 2);
 }
 
 #[tokio::test]
@@ -209,6 +230,7 @@ async fn an_answer_without_end_is_cut_off_and_its_connection_closed() {
         let held = Arc::clone(&alive);
         let script = Script::new(move || Body::from_stream(endless(part, Arc::clone(&held))));
         let (mut config, server) = script.serve().await;
+        config.require_token_ids = false;
         config.first_token_timeout = Duration::from_millis(300);
         let remote = Remote::connect(config).await.unwrap();
         let problem = collect(&remote, ask()).await.unwrap_err().to_string();
