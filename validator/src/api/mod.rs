@@ -253,3 +253,6 @@ async fn completion(State(api): State<Arc<Api>>, request: Request) -> Result<Res
 async fn models(State(api): State<Arc<Api>>) -> Json<Value> {
     Json(api.models())
 }
+
+#[cfg(test)]
+mod tests;
