@@ -64,6 +64,14 @@ pub fn wanted(only: &[TaskId], catalogue: &Catalogue) -> Result<Vec<Wanted>, Sta
     for (task, _) in
         catalogue.enabled().filter(|(task, _)| only.is_empty() || only.contains(&task.id))
     {
+        if let Some(tokenizer) = &task.engine.tokenizer {
+            problems.push(format!(
+                "task `{}`: its tokenizer is {tokenizer}, but a model is only loaded with the tokenizer in its folder: put that \
+                 one there and leave `engine.tokenizer` out of the catalogue",
+                task.id
+            ));
+            continue;
+        }
         let folder = match &task.engine.source {
             ModelSource::Folder(folder) if folder.is_dir() => folder,
             ModelSource::Folder(folder) => {

@@ -250,7 +250,6 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("checking.toml");
         std::fs::write(&file, text).unwrap();
-        std::fs::write(folder.path().join("token"), "secret-of-sixteen\n").unwrap();
         let env =
             env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         Settings::read(Some(&file), env).unwrap()
@@ -260,7 +259,7 @@ mod tests {
     fn the_documented_defaults_are_valid() {
         let config = Settings::read(None, Vec::new()).unwrap().config.unwrap();
         assert_eq!((config.access, config.places), (Access::Open, 256));
-        assert_eq!(config.catalogue, Path::new("tasks.toml"));
+        assert_eq!(config.catalogue, Path::new("config/tasks.toml"));
     }
 
     #[test]
@@ -279,7 +278,10 @@ mod tests {
         let config = variable.config.unwrap();
         assert!(!format!("{config:?}").contains("secret-of"));
         assert_eq!(config.access, token);
-        let file = read("[access]\ntoken_file = \"token\"", &[]).config.unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        std::fs::write(&path, "secret-of-sixteen\n").unwrap();
+        let file = read(&format!("[access]\ntoken_file = {path:?}"), &[]).config.unwrap();
         assert_eq!(file.access, token);
     }
 

@@ -384,3 +384,12 @@ fn models_that_cannot_be_loaded_are_all_named_at_once() {
         assert!(error.contains(part), "{error}");
     }
 }
+
+#[test]
+fn a_task_with_a_foreign_tokenizer_is_refused() {
+    let text = include_str!("../../config/tasks.toml");
+    let text = text.replacen("context = 1024", "context = 1024\ntokenizer = \"some/other\"", 1);
+    let catalogue = Catalogue::parse(&text, "tasks.toml").unwrap();
+    let error = crate::wanted(&["chat-demo".parse().unwrap()], &catalogue).unwrap_err().to_string();
+    assert!(error.contains("`chat-demo`: its tokenizer is some/other"), "{error}");
+}

@@ -240,18 +240,27 @@ pub struct Sender {
     pub scheme: Scheme,
 }
 
+/// What the headers of a request say, not proved yet.
+struct Claim<'v> {
+    sender: Sender,
+    receiver: Option<&'v Hotkey>,
+    signature: Signature,
+}
+
 /// Authenticates requests to one hotkey.
 ///
 /// # Replays
 /// A nonce is remembered only after its signature was found valid. The memory is bounded and fails safe: when a sender's
 /// part or the whole is used up by nonces that are still fresh, further requests are refused as
 /// [`Rejection::Overloaded`]; a nonce that could still be replayed is never forgotten. Stale ones are forgotten early if
-/// room is needed. Servers that know who may call them use [`check`](Self::check), decide, then
-/// [`remember`](Self::remember): then strangers, who can make as many keys as they like, cannot fill the memory.
+/// room is needed. Servers that know who may call them use [`claimed`](Self::claimed) before they read a body, then
+/// [`check`](Self::check), decide, then [`remember`](Self::remember): then strangers, who can make as many keys as they
+/// like, cannot fill the memory. A server that is started anew remembers nothing: see [`since`](Self::since).
 #[derive(Debug)]
 pub struct Verifier {
     own: Hotkey,
     windows: Windows,
+    since_ns: u64,
     require_receiver: bool,
     replays: Replays,
 }
@@ -259,7 +268,15 @@ pub struct Verifier {
 impl Verifier {
     /// A verifier of requests to `own`, with nothing remembered.
     pub fn new(own: Hotkey, windows: Windows) -> Self {
-        Self { own, windows, require_receiver: true, replays: Replays::new(&windows) }
+        let replays = Replays::new(&windows);
+        Self { own, windows, since_ns: 0, require_receiver: true, replays }
+    }
+
+    /// Takes nonces before this moment, in Unix nanoseconds, as stale. With the time of the start, nothing that was sent
+    /// to a server before it was restarted can be replayed after, but for what was signed by a clock that is ahead.
+    #[must_use]
+    pub fn since(self, since_ns: u64) -> Self {
+        Self { since_ns, ..self }
     }
 
     /// Also accepts requests that are signed for no receiver in particular. Another server can replay them here.
@@ -293,6 +310,34 @@ impl Verifier {
         header: impl Fn(&str) -> Option<&'h str>,
         now_ns: u64,
     ) -> Result<Sender, Rejection> {
+        let Claim { sender, receiver, signature } = self.read(header, now_ns)?;
+        let Sender { hotkey, nonce_ns, scheme } = sender;
+        let signed = payload(scheme, request, nonce_ns, &hotkey, receiver);
+        if !scheme.verifies(&hotkey, signed.as_bytes(), &signature) {
+            return Err(Rejection::BadSignature);
+        }
+        Ok(sender)
+    }
+
+    /// Who the headers say that they are of. Anybody can write them: this only saves reading the bodies of requests that
+    /// would be refused anyway, and [`check`](Self::check) must follow.
+    ///
+    /// # Errors
+    /// [`Rejection::MalformedAuth`], [`Rejection::WrongReceiver`] and [`Rejection::StaleRequest`].
+    pub fn claimed<'h>(
+        &self,
+        header: impl Fn(&str) -> Option<&'h str>,
+        now_ns: u64,
+    ) -> Result<Hotkey, Rejection> {
+        self.read(header, now_ns).map(|claim| claim.sender.hotkey)
+    }
+
+    /// Everything of a request but what needs its body.
+    fn read<'h>(
+        &self,
+        header: impl Fn(&str) -> Option<&'h str>,
+        now_ns: u64,
+    ) -> Result<Claim<'_>, Rejection> {
         use Rejection::MalformedAuth;
         if header(HEADER_VERSION) != Some(VERSION) {
             return Err(MalformedAuth(
@@ -322,11 +367,7 @@ impl Verifier {
         if !self.is_fresh(nonce_ns, now_ns) {
             return Err(Rejection::StaleRequest);
         }
-        let signed = payload(scheme, request, nonce_ns, &hotkey, receiver);
-        if !scheme.verifies(&hotkey, signed.as_bytes(), &signature) {
-            return Err(Rejection::BadSignature);
-        }
-        Ok(Sender { hotkey, nonce_ns, scheme })
+        Ok(Claim { sender: Sender { hotkey, nonce_ns, scheme }, receiver, signature })
     }
 
     /// Remembers the nonce of a request that [`check`](Self::check) accepted.
@@ -339,7 +380,8 @@ impl Verifier {
 
     fn is_fresh(&self, nonce_ns: u64, now_ns: u64) -> bool {
         let (age, ahead) = (now_ns.saturating_sub(nonce_ns), nonce_ns.saturating_sub(now_ns));
-        u128::from(age) <= self.windows.max_age.as_nanos()
+        nonce_ns >= self.since_ns
+            && u128::from(age) <= self.windows.max_age.as_nanos()
             && u128::from(ahead) <= self.windows.allowed_skew.as_nanos()
     }
 }

@@ -9,12 +9,16 @@ use crate::{TaskId, Volume};
 
 /// The most declarations that are read from one miner; the rest are refused.
 const MAX_TASKS: usize = 256;
+/// The most complaints about one answer that are told one by one: they are logged, and a stranger wrote it.
+const MAX_COMPLAINTS: usize = 4;
 
 /// The answer to `GET /capacity`, as a miner sends it: `{"period_s": 1800, "tasks": {"chat-demo": {"volume": 60000}}}`.
 ///
 /// The volumes are this validator's share for one scoring period.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Declaration {
+    /// What the miner takes for the subnet's scoring period, in seconds: finite and above 0.
+    pub period_s: f64,
     pub tasks: BTreeMap<TaskId, Declared>,
 }
 
@@ -28,7 +32,10 @@ pub struct Declared {
 /// A [`Declaration`] read from an untrusted miner: what is usable, and a sentence for each thing that is not.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Reading {
+    /// The period that the volumes are for, in seconds, finite and above 0; `None` if the miner did not say (validly).
+    pub period_s: Option<f64>,
     pub tasks: BTreeMap<TaskId, Volume>,
+    /// At most five; foreign text in them is escaped.
     pub refused: Vec<String>,
 }
 
@@ -45,6 +52,12 @@ pub fn read(body: &[u8], ceiling: impl Fn(&TaskId) -> Option<Volume>) -> Result<
         return Err("the capacity has no object `tasks`".to_owned());
     };
     let mut reading = Reading::default();
+    if let Some(period) = body.get("period_s") {
+        reading.period_s = period.as_f64().filter(|period| period.is_finite() && *period > 0.0);
+        if reading.period_s.is_none() {
+            reading.refused.push("`period_s` is no number above 0".to_owned());
+        }
+    }
     for (name, entry) in tasks.iter().take(MAX_TASKS) {
         match read_one(name, entry, &ceiling) {
             Ok((task, volume)) => {
@@ -55,6 +68,11 @@ pub fn read(body: &[u8], ceiling: impl Fn(&TaskId) -> Option<Volume>) -> Result<
     }
     if tasks.len() > MAX_TASKS {
         reading.refused.push(format!("{} tasks declared, only {MAX_TASKS} were read", tasks.len()));
+    }
+    let more = reading.refused.len().saturating_sub(MAX_COMPLAINTS);
+    if more > 0 {
+        reading.refused.truncate(MAX_COMPLAINTS);
+        reading.refused.push(format!("and {more} more"));
     }
     Ok(reading)
 }
@@ -77,4 +95,50 @@ fn read_one(
         return Err(format!("`{task}`: {volume} is absurd, the task's maximum is {ceiling}"));
     }
     Ok((task, volume.min(ceiling)))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn reading(body: &Value) -> Reading {
+        let known: TaskId = "chat-demo".parse().unwrap();
+        read(body.to_string().as_bytes(), |task| (*task == known).then(|| Volume::from(1000)))
+            .unwrap()
+    }
+
+    #[test]
+    fn what_a_miner_declares_is_read_up_to_the_ceiling() {
+        let volume = Volume::from(5000);
+        let tasks = [("chat-demo".parse().unwrap(), Declared { volume })].into();
+        let declared = serde_json::to_value(Declaration { period_s: 1800.0, tasks }).unwrap();
+        let reading = reading(&declared);
+        assert_eq!(reading.period_s, Some(1800.0));
+        assert_eq!(reading.tasks[&"chat-demo".parse().unwrap()], Volume::from(1000));
+        assert_eq!(reading.refused, Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_period_that_is_none_costs_nothing_else() {
+        for period in [json!(0), json!(-1), json!("20"), json!(null)] {
+            let reading =
+                reading(&json!({"period_s": period, "tasks": {"chat-demo": {"volume": 1}}}));
+            assert_eq!((reading.period_s, reading.tasks.len()), (None, 1), "{period}");
+            assert_eq!(reading.refused.len(), 1, "{period}");
+        }
+        let silent = reading(&json!({"tasks": {}}));
+        assert_eq!((silent.period_s, silent.refused.len()), (None, 0));
+    }
+
+    #[test]
+    fn complaints_are_few_and_hold_no_control_characters() {
+        let tasks: serde_json::Map<_, _> =
+            (0..300).map(|n| (format!("{n:03}\n\u{1b}[31mERROR"), json!({}))).collect();
+        let reading = reading(&json!({ "tasks": tasks }));
+        assert_eq!(reading.refused.len(), MAX_COMPLAINTS + 1);
+        assert_eq!(reading.refused[MAX_COMPLAINTS], "and 253 more");
+        assert!(reading.refused.iter().all(|why| !why.contains(char::is_control)), "{reading:?}");
+    }
 }

@@ -51,7 +51,8 @@ impl FromStr for Hotkey {
     type Err = BadHotkey;
 
     fn from_str(text: &str) -> Result<Self, BadHotkey> {
-        let shown = || text.chars().take(64).collect::<String>();
+        // It may come from a stranger and end up in a log.
+        let shown = || text.chars().take(64).flat_map(char::escape_debug).collect::<String>();
         // Bounded before it is decoded: base58 costs the square of the length.
         if text.len() > 64 {
             return Err(BadHotkey::WrongLength(shown()));
@@ -115,6 +116,12 @@ mod tests {
         let alice: Hotkey = ALICE.parse().unwrap();
         assert_eq!(alice.as_bytes()[..4], [0xd4, 0x35, 0x93, 0xc7]);
         assert_eq!(alice.to_string(), ALICE);
+    }
+
+    #[test]
+    fn what_is_shown_of_a_bad_address_holds_no_control_characters() {
+        let error = "5Grw\n\u{1b}[31m".parse::<Hotkey>().unwrap_err().to_string();
+        assert!(!error.contains(char::is_control), "{error:?}");
     }
 
     #[test]

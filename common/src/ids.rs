@@ -62,7 +62,8 @@ impl FromStr for TaskId {
         if starts_well && all_allowed && text.len() <= 64 {
             Ok(Self(text.to_owned()))
         } else {
-            Err(BadTaskId(text.chars().take(80).collect()))
+            // It may come from a stranger and end up in a log.
+            Err(BadTaskId(text.chars().take(80).flat_map(char::escape_debug).collect()))
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::{Hotkey, Keypair, TaskId};
 /// Separates these signatures from every other use of the hotkey.
 const DOMAIN: &[u8] = b"touchstone/receipt/1";
 
-/// The most tokens a receipt may hold; anything longer is refused unread.
+/// The most tokens a receipt may hold. No task may ask for more, and checking servers refuse longer ones unread.
 pub const MAX_TOKENS: usize = 131_072;
 
 /// What was generated, before it is signed.

@@ -62,10 +62,11 @@ impl Access {
 
     /// What `hotkey` may do.
     pub(crate) fn permission(&self, hotkey: &Hotkey, rules: &AccessConfig) -> Permission {
+        if rules.allow.contains(hotkey) {
+            return Permission::Granted { share: 1.0 };
+        }
         match self.neurons.get(hotkey) {
-            Some(granted @ Permission::Granted { .. }) => *granted,
-            _ if rules.allow.contains(hotkey) => Permission::Granted { share: 1.0 },
-            Some(other) => *other,
+            Some(permission) => *permission,
             None if self.block.is_none() => Permission::Unknown,
             None => Permission::Denied(Denial::NotRegistered),
         }
@@ -192,5 +193,14 @@ pub(crate) mod tests {
         let none = Access::default();
         assert_eq!(none.permission(&hotkey(9), &rules), Permission::Granted { share: 1.0 });
         assert_eq!(none.permission(&hotkey(1), &rules), Permission::Unknown);
+    }
+
+    #[test]
+    fn an_allowed_hotkey_has_the_whole_capacity_with_a_permit_as_well() {
+        let rules = AccessConfig { allow: vec![hotkey(2)], ..rules() };
+        let neurons = [(hotkey(1), 300.0, true), (hotkey(2), 100.0, true)];
+        let access = Access::from_metagraph(&metagraph(&neurons), &rules);
+        assert_eq!(access.permission(&hotkey(2), &rules), Permission::Granted { share: 1.0 });
+        assert_eq!(access.permission(&hotkey(1), &rules), Permission::Granted { share: 0.75 });
     }
 }

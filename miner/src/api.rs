@@ -17,7 +17,7 @@ use common::{Hotkey, Keypair, TaskId};
 use engine::{EngineError, SharedEngine};
 use serde_json::json;
 use service::http::{ApiError, RequestId};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
@@ -30,8 +30,10 @@ use crate::ledger::Ledger;
 use crate::metrics::{Metrics, Outcome};
 use crate::slots::Slots;
 
-/// How long a request's body may take to arrive.
-const BODY_DEADLINE: Duration = Duration::from_secs(30);
+/// How long a request's body may take to arrive. What takes longer is refused anyway: its nonce is no longer fresh.
+const BODY_DEADLINE: Duration = Duration::from_secs(10);
+/// Bodies that are read at once: they are held in memory before it is proved who sent them.
+pub(crate) const BODIES: usize = 64;
 /// When all places are taken, one is usually free again after about an answer's length.
 const BUSY_RETRY: Duration = Duration::from_secs(1);
 /// Until the metagraph has been read for the first time.
@@ -42,6 +44,8 @@ const METAGRAPH_RETRY: Duration = Duration::from_secs(5);
 pub(crate) struct Shared {
     pub(crate) keypair: Keypair,
     pub(crate) verifier: Verifier,
+    /// [`BODIES`] places.
+    pub(crate) bodies: Semaphore,
     pub(crate) rules: AccessConfig,
     pub(crate) access: Arc<Snapshot>,
     pub(crate) ledger: Arc<Ledger>,
@@ -127,34 +131,51 @@ impl Shared {
         refused.error
     }
 
-    /// Who sent it, and whether they may. The nonces of strangers are not remembered: what they sent is refused anyway,
-    /// and they could make as many keys as they like.
+    /// Who sent it, and whether they may. No body is read for those who only by their headers may not. The nonces of
+    /// strangers are not remembered: what they sent is refused anyway, and they could make as many keys as they like.
     async fn authenticate(&self, request: Request) -> Result<Call, Refused> {
         let arrived = Instant::now();
         let (parts, body) = request.into_parts();
-        let body = read_body(body, self.limits.body_bytes).await?;
+        let header = |name: &str| header(&parts.headers, name);
+        let claimed = self.verifier.claimed(header, unix_time_ns()).map_err(unauthenticated)?;
+        let share = self.share_of(&claimed)?;
+        let body = self.read_body(body).await?;
         let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
         let signed = btauth::Request { method: parts.method.as_str(), target, body: &body };
-        let now = unix_time();
-        let now_ns = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
-        let header = |name: &str| header(&parts.headers, name);
+        let now_ns = unix_time_ns();
         let sender = self.verifier.check(&signed, header, now_ns).map_err(unauthenticated)?;
-        let share = match self.access.load().permission(&sender.hotkey, &self.rules) {
-            Permission::Granted { share } => share,
-            Permission::Denied(denial) => {
-                let error = ApiError::forbidden(denial.to_string());
-                return Err(Refused { outcome: Outcome::Forbidden, task: None, error });
-            }
-            Permission::Unknown => {
-                let message =
-                    "this miner has just started and does not know the subnet's validators yet";
-                let error = ApiError::unavailable(message, METAGRAPH_RETRY);
-                return Err(Refused { outcome: Outcome::Forbidden, task: None, error });
-            }
-        };
         self.verifier.remember(&sender, now_ns).map_err(unauthenticated)?;
         let id = parts.extensions.get::<RequestId>().map_or("none", RequestId::as_str).to_owned();
         Ok(Call { validator: sender.hotkey, share, body, id, arrived })
+    }
+
+    /// The share of the capacity that `hotkey` has, if it may send requests.
+    fn share_of(&self, hotkey: &Hotkey) -> Result<f64, Refused> {
+        let error = match self.access.load().permission(hotkey, &self.rules) {
+            Permission::Granted { share } => return Ok(share),
+            Permission::Denied(denial) => ApiError::forbidden(denial.to_string()),
+            Permission::Unknown => {
+                let message =
+                    "this miner has just started and does not know the subnet's validators yet";
+                ApiError::unavailable(message, METAGRAPH_RETRY)
+            }
+        };
+        Err(Refused { outcome: Outcome::Forbidden, task: None, error })
+    }
+
+    async fn read_body(&self, body: Body) -> Result<Bytes, Refused> {
+        let Ok(Ok(_place)) = timeout(self.limits.wait, self.bodies.acquire()).await else {
+            let error = ApiError::too_many("too many requests arrive at once", BUSY_RETRY);
+            return Err(Refused { outcome: Outcome::Busy, task: None, error });
+        };
+        let limit = self.limits.body_bytes;
+        let error = match timeout(BODY_DEADLINE, to_bytes(body, limit)).await {
+            Ok(Ok(bytes)) => return Ok(bytes),
+            // A connection that broke is not told apart: nobody reads that answer.
+            Ok(Err(_)) => ApiError::too_large(limit),
+            Err(_) => ApiError::too_slow(),
+        };
+        Err(Refused { outcome: Outcome::BadRequest, task: None, error })
     }
 
     async fn answer(&self, kind: Kind, call: Call) -> Result<Response, Refused> {
@@ -243,16 +264,6 @@ async fn respond(
     }
 }
 
-async fn read_body(body: Body, limit: usize) -> Result<Bytes, Refused> {
-    let error = match timeout(BODY_DEADLINE, to_bytes(body, limit)).await {
-        Ok(Ok(bytes)) => return Ok(bytes),
-        // A connection that broke is not told apart: nobody reads that answer.
-        Ok(Err(_)) => ApiError::too_large(limit),
-        Err(_) => ApiError::too_slow(),
-    };
-    Err(Refused { outcome: Outcome::BadRequest, task: None, error })
-}
-
 fn header<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
     headers.get(name)?.to_str().ok()
 }
@@ -274,10 +285,17 @@ fn unauthenticated(rejection: Rejection) -> Refused {
 
 fn engine_error(task: &TaskId, error: EngineError) -> (Outcome, ApiError) {
     if error.is_callers_mistake() {
-        return (Outcome::BadRequest, ApiError::bad_request(error.to_string()));
+        let answer = ApiError::bad_request(error.to_string());
+        let too_long = matches!(error, EngineError::TooLong { .. });
+        let answer = if too_long { answer.with_code("context_length_exceeded") } else { answer };
+        return (Outcome::BadRequest, answer);
     }
     warn!(%task, error = %service::run::Chain(&error), "the engine failed");
     (Outcome::Failed, ApiError::internal())
+}
+
+pub(crate) fn unix_time_ns() -> u64 {
+    u64::try_from(unix_time().as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn unix_time() -> Duration {

@@ -16,6 +16,7 @@ use engine::{EngineError, SharedEngine};
 use service::http::{self, Health};
 use service::metrics;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -183,7 +184,8 @@ fn router(
     let hotkey = neuron.keypair.hotkey();
     let shared = Arc::new(Shared {
         keypair: neuron.keypair.clone(),
-        verifier: Verifier::new(hotkey, Windows::default()),
+        verifier: Verifier::new(hotkey, Windows::default()).since(api::unix_time_ns()),
+        bodies: Semaphore::new(api::BODIES),
         rules: config.access.clone(),
         access: Arc::clone(&neuron.access),
         ledger,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use chain::{Axon, ChainConfig, Network, WalletPaths};
 use common::openai::{Kind, Limits as TaskLimits};
+use common::receipt::MAX_TOKENS;
 use common::{Hotkey, Netuid, TaskId, Volume};
 use engine::{ApiKey, NumberFormat, Quantisation};
 use serde::Deserialize;
@@ -358,7 +359,11 @@ impl LimitsFile {
 impl TaskFile {
     fn check(self, key: &str, problems: &mut Problems) -> Option<TaskConfig> {
         let TaskLimitsFile { max_tokens, max_prompt_bytes } = self.limits;
-        problems.require(max_tokens > 0, format!("{key}.limits.max_tokens"), "must be at least 1");
+        problems.require(
+            (1..=MAX_TOKENS).contains(&(max_tokens as usize)),
+            format!("{key}.limits.max_tokens"),
+            format!("must be between 1 and {MAX_TOKENS}, the most that a receipt holds"),
+        );
         let bytes = max_prompt_bytes > 0;
         problems.require(bytes, format!("{key}.limits.max_prompt_bytes"), "must be at least 1");
         problems.require(

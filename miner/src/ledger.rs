@@ -8,7 +8,8 @@ use common::capacity::{Declaration, Declared};
 use common::{Hotkey, TaskId, Volume};
 
 /// How much earlier than its end a validator's window may be followed by the next one, as a part of the period.
-/// Validators ask for the capacity at the start of each scoring period, and no two periods are equally long.
+/// Validators ask for the capacity at the start of each scoring period, and no two periods are equally long. The next one
+/// then ends as late as if it had not begun early, so that asking often gives nobody more than its share.
 const EARLY: u32 = 5;
 
 /// The use of one period, by validator and task.
@@ -51,7 +52,7 @@ impl Ledger {
             let volume = Volume::try_from((capacity.get() * share).floor()).unwrap_or(Volume::ZERO);
             (task.clone(), Declared { volume })
         });
-        Declaration { tasks: tasks.collect() }
+        Declaration { period_s: self.period.as_secs_f64(), tasks: tasks.collect() }
     }
 
     /// Whether a validator with this share may send one more request.
@@ -100,14 +101,14 @@ impl Ledger {
         age: Duration,
         now: Instant,
     ) -> &'a mut Window {
-        let new = || Window { start: now, used: BTreeMap::new() };
+        let new = |start| Window { start, used: BTreeMap::new() };
         if !windows.contains_key(who) {
             // Only permitted validators come here, and those that left are forgotten.
             windows.retain(|_, window| now.duration_since(window.start) < 2 * self.period);
         }
-        let window = windows.entry(*who).or_insert_with(new);
+        let window = windows.entry(*who).or_insert_with(|| new(now));
         if now.duration_since(window.start) >= age {
-            *window = new();
+            *window = new(now.max(window.start + self.period));
         }
         window
     }
@@ -157,8 +158,24 @@ mod tests {
         ledger.declare(&who, 1.0, after(now, 80));
         assert!(ledger.admit(&who, &task(), 1.0, after(now, 80)).is_ok());
         ledger.record(&who, &task(), 1000, after(now, 80));
-        assert!(ledger.admit(&who, &task(), 1.0, after(now, 179)).is_err());
-        assert!(ledger.admit(&who, &task(), 1.0, after(now, 180)).is_ok());
+        let refused = ledger.admit(&who, &task(), 1.0, after(now, 85));
+        assert_eq!(refused, Err(UsedUp { retry_after: Duration::from_secs(115) }));
+        assert!(ledger.admit(&who, &task(), 1.0, after(now, 199)).is_err());
+        assert!(ledger.admit(&who, &task(), 1.0, after(now, 200)).is_ok());
+    }
+
+    #[test]
+    fn asking_often_gives_no_more_than_one_share_per_period() {
+        let (ledger, now, who) = (ledger(), Instant::now(), hotkey(1));
+        let mut written = 0;
+        for second in 0..1000 {
+            ledger.declare(&who, 1.0, after(now, second));
+            while ledger.admit(&who, &task(), 1.0, after(now, second)).is_ok() {
+                ledger.record(&who, &task(), 100, after(now, second));
+                written += 100;
+            }
+        }
+        assert_eq!(written, 11 * 1000, "ten periods, and the one that begins early");
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! The miner as a neuron of the subnet: who may call it, and where it is reached.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use chain::{Axon, Chain, Served};
-use common::{Keypair, Netuid};
+use common::{BlockNumber, Keypair, Netuid};
 use service::run::Chain as Causes;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -27,12 +28,16 @@ pub(crate) struct Neuron {
     pub(crate) state: Arc<State>,
 }
 
-/// What `/health` says of the chain.
+/// What is known of the chain: what `/health` says, and what the metagraph's reader tells the announcement.
 #[derive(Debug, Default)]
 pub(crate) struct State {
     /// Whether the last question was answered.
     pub(crate) connected: AtomicBool,
     pub(crate) registered: AtomicBool,
+    /// The block of the last registration that was seen.
+    registration: Mutex<Option<BlockNumber>>,
+    /// The hotkey was registered while this miner runs: the chain has forgotten its address, or never knew it.
+    registered_anew: Notify,
 }
 
 /// Pauses that grow.
@@ -94,7 +99,11 @@ impl Neuron {
     fn take(&self, metagraph: &chain::Metagraph) {
         let first = self.access.load().block.is_none();
         let hotkey = self.keypair.hotkey();
-        let uid = metagraph.neuron(&hotkey).map(|neuron| neuron.uid);
+        let neuron = metagraph.neuron(&hotkey);
+        let uid = neuron.map(|neuron| neuron.uid);
+        if self.state.is_registered_anew(neuron.map(|neuron| neuron.registered_at)) && !first {
+            self.state.registered_anew.notify_one();
+        }
         let was_registered = self.state.registered.swap(uid.is_some(), Ordering::Relaxed);
         self.state.connected.store(true, Ordering::Relaxed);
         self.access.store(Access::from_metagraph(metagraph, &self.rules));
@@ -111,8 +120,16 @@ impl Neuron {
         }
     }
 
-    /// Publishes where this miner is reached; tries until it worked, then waits for `stop`.
+    /// Publishes where this miner is reached, and again whenever the hotkey was registered anew, until `stop`.
     pub(crate) async fn announce(self, axon: Axon, stop: CancellationToken) {
+        while !stop.is_cancelled() {
+            self.publish(axon, &stop).await;
+            stop.run_until_cancelled(self.state.registered_anew.notified()).await;
+        }
+    }
+
+    /// Tries until it worked.
+    async fn publish(&self, axon: Axon, stop: &CancellationToken) {
         let mut pauses = Pauses::up_to(self.rules.refresh);
         let mut failing = false;
         while !stop.is_cancelled() {
@@ -123,11 +140,11 @@ impl Neuron {
                         "the chain knows already that this miner is at {}:{}",
                         axon.ip, axon.port
                     );
-                    break;
+                    return;
                 }
                 Ok(Served::Submitted { block, .. }) => {
                     info!(%block, "published on the chain that this miner is at {}:{}", axon.ip, axon.port);
-                    break;
+                    return;
                 }
                 Err(error) if failing => {
                     debug!(error = %Causes(&error), "the address still cannot be published");
@@ -139,6 +156,52 @@ impl Neuron {
             }
             stop.run_until_cancelled(tokio::time::sleep(pauses.take())).await;
         }
-        stop.cancelled().await;
+    }
+}
+
+impl State {
+    /// Whether there is a registration, and it is not the last one that was seen.
+    fn is_registered_anew(&self, registration: Option<BlockNumber>) -> bool {
+        let mut last = self.registration.lock().unwrap_or_else(PoisonError::into_inner);
+        registration.is_some() && std::mem::replace(&mut *last, registration) != registration
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chain::{ChainConfig, Metagraph, Network};
+    use futures::FutureExt;
+
+    use super::*;
+    use crate::access::tests::{metagraph, rules};
+
+    #[tokio::test]
+    async fn a_hotkey_that_is_registered_anew_is_announced_again() {
+        let keypair = Keypair::development("Bob");
+        let hotkey = keypair.hotkey();
+        let nowhere = Network::Endpoint("ws://127.0.0.1:9".parse().unwrap());
+        let neuron = Neuron {
+            chain: Chain::new(ChainConfig::new(nowhere)).unwrap(),
+            netuid: Netuid(1),
+            keypair,
+            rules: rules(),
+            access: Arc::default(),
+            state: Arc::default(),
+        };
+        let registered = |block| {
+            let mut metagraph = metagraph(&[(hotkey, 0.0, false)]);
+            metagraph.neurons[0].registered_at = BlockNumber(block);
+            metagraph
+        };
+        let announces = |metagraph: Metagraph| {
+            neuron.take(&metagraph);
+            neuron.state.registered_anew.notified().now_or_never().is_some()
+        };
+        assert!(!announces(registered(5)), "the start announces by itself");
+        assert!(!announces(registered(5)));
+        assert!(!announces(metagraph(&[])));
+        assert!(announces(registered(9)));
+        assert!(announces(registered(12)), "between two readings");
+        assert!(!announces(registered(12)));
     }
 }

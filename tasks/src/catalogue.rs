@@ -82,7 +82,7 @@ pub struct Task {
 pub struct TaskLimits {
     /// The largest `max_tokens`; also what a request without one gets.
     pub max_tokens: u32,
-    /// The most bytes of prompt text over all messages.
+    /// The most bytes of prompt text over all messages, each of which counts 16 more.
     pub max_prompt_bytes: u32,
 }
 
@@ -114,6 +114,7 @@ pub struct Engine {
     pub source: ModelSource,
     /// Name of another tokenizer than the model's own.
     pub tokenizer: Option<String>,
+    /// What miners are to serve. References are computed in the checking server's own format.
     pub dtype: Dtype,
     /// The most tokens of prompt and answer together.
     pub context: u32,
@@ -163,6 +164,7 @@ pub struct Prompts {
     /// Words of a prompt over all messages, approximately.
     pub words: Span<u32>,
     pub temperature: Span<f64>,
+    /// Of the requests that have one; a quarter gets [`TaskLimits::max_tokens`], as users' requests without one do.
     pub max_tokens: Span<u32>,
 }
 
@@ -445,13 +447,28 @@ mod tests {
 
     #[test]
     fn a_prompt_must_fit_into_what_the_task_takes() {
-        let wordy = task(
-            "a",
-            "weight = 1\nprompts = { words = { max = 300 }, max_tokens = { min = 9, max = 65 } }",
+        let words = |max: u32| {
+            task(
+                "a",
+                &format!(
+                    "weight = 1\nprompts = {{ words = {{ max = {max} }}, max_tokens = {{ max = 65 }} }}"
+                ),
+            )
+        };
+        // Five messages count as much as five words.
+        assert_eq!(
+            keys(&words(252)),
+            ["task[0].prompts.words.max", "task[0].prompts.max_tokens.max"]
         );
-        assert_eq!(keys(&wordy), ["task[0].prompts.words.max", "task[0].prompts.max_tokens.max"]);
+        assert_eq!(keys(&words(251)), ["task[0].prompts.max_tokens.max"]);
+        assert_eq!(
+            keys(&words(256).replace("\"chat\"", "\"completion\"")),
+            ["task[0].prompts.max_tokens.max"]
+        );
         let no_room = task("a", "weight = 1").replace("context = 512", "context = 64");
         assert_eq!(keys(&no_room), ["task[0].limits.max_tokens"]);
+        let no_receipt = task("a", "weight = 1").replace("max_tokens = 64", "max_tokens = 131073");
+        assert_eq!(keys(&no_receipt), ["task[0].limits.max_tokens"]);
     }
 
     proptest! {

@@ -12,7 +12,8 @@
 //!
 //! The log-likelihood ratio is `ln((1 − p1) / (1 − p0))` for a match, a little below 0, and
 //! `ln(1 + (p1/p0 − 1) Exp(1.9)(d) / f0(d))` for a mismatch: at least 0, growing with `d`, cut at 6 so that no single
-//! token decides. `λ` is the smallest share for which a mismatch never speaks *for* the miner.
+//! token decides. The token that ends an answer is not cut: whoever ends an answer early forges just that one, and an
+//! answer `[end]` would cost nothing. `λ` is the smallest share for which a mismatch never speaks *for* the miner.
 //!
 //! The *deviation* is the largest sum of these over any stretch of the answer (so that honest tokens do not buy room for
 //! others). A ratio has mean 1 under *honest* and less for every more precise stack, so by Ville's inequality and a union
@@ -39,7 +40,8 @@ const TAIL_SHARE: f64 = 0.05;
 const TAIL_DEFICIT: f64 = 0.5;
 /// Mean deficit of another model's mismatches; gives the measured median of 1.3 nats.
 const OTHER_DEFICIT: f64 = 1.9;
-/// The most that one token can say, in nats: below what lowers the quality of an answer of one token.
+/// The most that a token can say that does not end the answer, in nats: below what lowers the quality of an answer of
+/// one token.
 const TOKEN_LIMIT: f64 = 6.0;
 
 /// Probability that an honest answer reaches a deviation at which its quality begins to fall, and is gone.
@@ -57,13 +59,16 @@ pub(super) struct Measured {
     pub(super) mismatches: u32,
     /// Median deficit of the mismatches, in nats; 0 if there are none.
     pub(super) median_deficit: f64,
+    /// The deficit, in nats, of an ending that says more against the answer than any other token may.
+    pub(super) end_deficit: Option<f64>,
     pub(super) token_quality: f64,
     pub(super) logprob_quality: f64,
 }
 
-/// Weighs an answer of at least one token and as many log-probabilities.
+/// Weighs an answer of at least one token and as many log-probabilities. Its last `ending` tokens end it.
 pub(super) fn measure(
     generated: &Generated,
+    ending: usize,
     sampling: Sampling,
     reference: &Reference,
     standard: Standard,
@@ -82,9 +87,17 @@ pub(super) fn measure(
     let mut sum = 0.0_f64;
     let mut deviation = 0.0_f64;
     let mut deficits = Vec::new();
-    for (score, token) in scores.iter().zip(&generated.tokens) {
+    let mut end_deficit = None;
+    let first_of_ending = scores.len().saturating_sub(ending);
+    for (position, (score, token)) in scores.iter().zip(&generated.tokens).enumerate() {
         let deficit = (score.drawn != *token).then(|| in_logits(score, sampling.temperature));
-        sum = (sum + hypotheses.log_ratio(deficit)).max(0.0);
+        let mut ratio = hypotheses.log_ratio(deficit);
+        if position < first_of_ending {
+            ratio = ratio.min(TOKEN_LIMIT);
+        } else if ratio > TOKEN_LIMIT {
+            end_deficit = deficit;
+        }
+        sum = (sum + ratio).max(0.0);
         deviation = deviation.max(sum);
         deficits.extend(deficit);
     }
@@ -111,6 +124,7 @@ pub(super) fn measure(
             findings: Vec::new(),
         },
         mismatches: deficits.len() as u32,
+        end_deficit,
         median_deficit: median(&mut deficits),
         token_quality: falling(deviation, (count / SOFT_ALPHA).ln(), (count / HARD_ALPHA).ln()),
         logprob_quality: falling(
@@ -142,7 +156,7 @@ impl Hypotheses {
         let Some(deficit) = deficit else { return self.match_ratio };
         let honest = (1.0 - TAIL_SHARE) * density(HONEST_DEFICIT, deficit)
             + TAIL_SHARE * density(TAIL_DEFICIT, deficit);
-        (1.0 + (self.odds - 1.0) * density(OTHER_DEFICIT, deficit) / honest).ln().min(TOKEN_LIMIT)
+        (1.0 + (self.odds - 1.0) * density(OTHER_DEFICIT, deficit) / honest).ln()
     }
 }
 
@@ -202,14 +216,18 @@ mod tests {
                 + TAIL_SHARE * density(TAIL_DEFICIT, deficit);
             mean += honest * density * step * hypotheses.log_ratio(Some(deficit)).exp();
         }
-        // Cutting the ratio of single tokens makes it a little smaller, never larger.
-        assert!((0.97..=1.0 + 1e-4).contains(&mean), "{mean}");
+        // Cutting the ratio of single tokens makes it a little smaller.
+        assert!((0.999..=1.0 + 1e-4).contains(&mean), "{mean}");
     }
 
     #[test]
-    fn a_single_token_never_lowers_the_quality() {
+    fn a_single_token_within_an_answer_never_lowers_the_quality() {
         assert!(TOKEN_LIMIT < (1.0 / SOFT_ALPHA).ln());
-        assert!(Hypotheses::new(STANDARD).log_ratio(Some(f64::INFINITY)) <= TOKEN_LIMIT);
+    }
+
+    #[test]
+    fn a_ratio_is_finite_up_to_the_largest_deficit() {
+        assert!(Hypotheses::new(STANDARD).log_ratio(Some(LARGEST_DEFICIT)) < 50.0);
     }
 
     proptest! {

@@ -3,7 +3,7 @@
 use common::checks::{Check, Finding};
 use common::generation::FinishReason;
 use common::openai::Asked;
-use common::receipt::request_digest;
+use common::receipt::{Generated, MAX_TOKENS, request_digest};
 use engine::{ModelInfo, Reference};
 
 /// How far a log-probability may lie above 0, in nats: the sum under the logarithm is rounded, in f16 to about this.
@@ -12,9 +12,15 @@ const ROUNDING: f32 = 2e-3;
 /// Longer than the text of any token, in bytes (vocabularies hold runs of up to 128 blanks).
 const LONGEST_TOKEN: usize = 128;
 
-/// Findings that need no prefill. The first three are told alone: nothing after them says anything about this miner.
+/// Findings that need no prefill. The first four are told alone: nothing after them says anything about this miner, or is
+/// worth reading.
 pub fn examine(check: &Check, asked: &Asked, model: &ModelInfo) -> Vec<Finding> {
     let generated = &check.receipt.generated;
+    let limit = asked.generation.max_tokens;
+    let longest = generated.tokens.len().max(generated.logprobs.len());
+    if longest > MAX_TOKENS {
+        return vec![Finding::TooManyTokens { limit, got: as_u32(longest) }];
+    }
     if !check.receipt.is_signed_by(&check.miner) {
         return vec![Finding::BadSignature];
     }
@@ -43,9 +49,8 @@ pub fn examine(check: &Check, asked: &Asked, model: &ModelInfo) -> Vec<Finding> 
     if let Some(position) = impossible {
         findings.push(Finding::ImpossibleLogprob { position: as_u32(position) });
     }
-    let (limit, got) = (asked.generation.max_tokens, as_u32(generated.tokens.len()));
-    // Some engines do not count the end token.
-    if got > limit.saturating_add(u32::from(ends(generated.tokens.last(), model))) {
+    let got = as_u32(generated.tokens.len());
+    if got > limit {
         findings.push(Finding::TooManyTokens { limit, got });
     }
     let before_last = &generated.tokens[..generated.tokens.len() - 1];
@@ -85,6 +90,28 @@ pub(super) fn compare(
         findings.push(Finding::StoppedEarly);
     }
     findings
+}
+
+/// How many of the last tokens may be what ends the answer: an end token, or those of a stop text. 0 for an answer that
+/// was cut.
+///
+/// Which tokens spell a stop text is not known, only that each one adds a byte or more: at most as many as there are
+/// bytes from its start on, and an end token, which adds none.
+pub(super) fn ending(
+    generated: &Generated,
+    asked: &Asked,
+    model: &ModelInfo,
+    reference: &Reference,
+) -> usize {
+    match first_stop(&reference.text, &asked.generation.stop) {
+        Some(stop) => reference.text.len() - stop.start + 1,
+        None if generated.finish_reason == FinishReason::Length
+            && !ends(generated.tokens.last(), model) =>
+        {
+            0
+        }
+        None => 1,
+    }
 }
 
 /// Where the first stop text to be completed lies.

@@ -9,7 +9,8 @@
 //! 3. **Log-probabilities** ([`Evidence::logprob_distance`]): are the reported ones those of the model?
 //!
 //! Short answers are not judged by rates: a single mismatch among ten tokens is weak evidence and costs nothing, while
-//! the same share of mismatches in a hundred tokens is overwhelming.
+//! the same share of mismatches in a hundred tokens is overwhelming. The exception is the token that ends the answer: to
+//! forge an early end takes no other one.
 
 mod evidence;
 mod form;
@@ -61,12 +62,17 @@ pub fn judge(
     standard: Standard,
 ) -> Result<Verdict, BadReference> {
     let generated = &check.receipt.generated;
-    let measured = evidence::measure(generated, asked.generation.sampling, reference, standard)?;
+    let ending = form::ending(generated, asked, model, reference);
+    let measured =
+        evidence::measure(generated, ending, asked.generation.sampling, reference, standard)?;
     let findings = form::compare(check, asked, model, reference);
 
     let mut reasons: Vec<_> = findings.iter().map(words::of_finding).collect();
     if measured.token_quality < 1.0 {
-        reasons.push(words::of_tokens(&measured, asked, model));
+        reasons.extend(measured.end_deficit.map(|deficit| words::of_end(deficit, model)));
+        if measured.end_deficit.is_none() || measured.mismatches > 1 {
+            reasons.push(words::of_tokens(&measured, asked, model));
+        }
     }
     if measured.logprob_quality < 1.0 {
         reasons.push(words::of_logprobs(&measured, model, standard));

@@ -1,7 +1,7 @@
 use common::checks::{Check, Finding, Verdict};
 use common::generation::FinishReason;
 use common::openai::{Asked, Kind, Limits, parse};
-use common::receipt::{Generated, Timings, request_digest};
+use common::receipt::{Generated, MAX_TOKENS, Timings, request_digest};
 use common::{Keypair, TaskId};
 use engine::{ModelInfo, Reference, TokenScore};
 use proptest::prelude::*;
@@ -96,6 +96,13 @@ impl Case {
         }
         self
     }
+
+    /// Makes the last token a mismatch with this deficit.
+    fn forged_end(mut self, deficit: f32) -> Self {
+        let last = self.reference.tokens.last_mut().unwrap();
+        (last.drawn, last.deficit) = (99, deficit);
+        self
+    }
 }
 
 fn model() -> ModelInfo {
@@ -170,11 +177,17 @@ fn token_ids_outside_the_vocabulary_are_found() {
 }
 
 #[test]
-fn more_tokens_than_asked_for_are_found() {
-    let mut case = Case::honest(201);
-    assert_eq!(case.examined(), [], "some engines do not count the end token");
-    case.generated.tokens[200] = 11;
-    assert_eq!(case.examined(), [Finding::TooManyTokens { limit: 200, got: 201 }]);
+fn more_tokens_than_asked_for_are_found_an_end_token_counts() {
+    assert_eq!(Case::honest(200).examined(), []);
+    assert_eq!(Case::honest(201).examined(), [Finding::TooManyTokens { limit: 200, got: 201 }]);
+}
+
+#[test]
+fn a_receipt_beyond_all_bounds_is_not_read() {
+    let mut case = Case::honest(5);
+    case.generated.logprobs = vec![f32::NAN; MAX_TOKENS + 1];
+    let got = MAX_TOKENS as u32 + 1;
+    assert_eq!(case.examined(), [Finding::TooManyTokens { limit: 200, got }]);
 }
 
 #[test]
@@ -253,10 +266,53 @@ fn honest_noise_costs_nothing_however_short_the_answer() {
         assert_eq!(verdict.quality, 1.0, "{count} tokens: {verdict:?}");
     }
     // Even where one token is far off: numeric noise has heavy tails.
-    for count in [1, 10, 200] {
+    for count in [10, 200] {
         let verdict = Case::honest(count).mismatching(count, 9.0).verdict();
         assert_eq!(verdict.quality, 1.0, "{count} tokens: {verdict:?}");
     }
+    // The end is judged more strictly, with room for noise.
+    for count in [1, 2, 10, 60, 200] {
+        let verdict = Case::honest(count).forged_end(2.0).verdict();
+        assert_eq!(verdict.quality, 1.0, "{count} tokens: {verdict:?}");
+    }
+}
+
+#[test]
+fn an_end_token_that_the_model_does_not_draw_is_worth_nothing() {
+    for (count, deficit) in [(1, 5.5), (1, 20.0), (2, 7.0), (10, 8.0), (60, 9.0)] {
+        for reason in [FinishReason::Stop, FinishReason::Length] {
+            let mut case = Case::honest(count).forged_end(deficit);
+            case.generated.finish_reason = reason;
+            let verdict = case.verdict();
+            assert_eq!(verdict.quality, 0.0, "{count} tokens, {reason:?}: {verdict:?}");
+            assert!(verdict.reasons[0].contains("ends where"), "{verdict:?}");
+        }
+    }
+}
+
+#[test]
+fn a_forged_stop_text_is_worth_nothing_even_with_a_token_after_it() {
+    // Text, or an end token, after the stop text hides nothing.
+    for (after, last, forged) in [("", 11, 9), (" on", 11, 8), ("", END, 8)] {
+        let mut case = Case::asked(10, r#","stop":"\n\n""#);
+        case.generated.tokens[9] = last;
+        case.reference.tokens[9].drawn = last;
+        case.reference.text = format!("Hello there.\n\n{after}");
+        let honest = case.verdict();
+        assert_eq!(honest.quality, 1.0, "{honest:?}");
+        case.reference.tokens[forged].drawn = 99;
+        case.reference.tokens[forged].deficit = 9.0;
+        let verdict = case.verdict();
+        assert_eq!(verdict.quality, 0.0, "{verdict:?}");
+    }
+}
+
+#[test]
+fn the_last_token_of_an_answer_that_was_cut_is_one_like_the_others() {
+    let mut case = Case::honest(200).forged_end(9.0);
+    case.generated.tokens[199] = 11;
+    case.generated.finish_reason = FinishReason::Length;
+    assert_eq!(case.verdict().quality, 1.0);
 }
 
 #[test]

@@ -40,6 +40,14 @@ pub(super) fn of_finding(finding: &Finding) -> String {
     }
 }
 
+pub(super) fn of_end(deficit: f64, model: &ModelInfo) -> String {
+    format!(
+        "the answer ends where {} does not end it: the end token, or the stop text, misses the best score by {deficit:.2} \
+         nats",
+        model.name,
+    )
+}
+
 pub(super) fn of_tokens(measured: &Measured, asked: &Asked, model: &ModelInfo) -> String {
     let how = if asked.generation.sampling.temperature > 0.0 {
         "draws with this seed"

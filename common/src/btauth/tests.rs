@@ -64,6 +64,27 @@ fn a_request_is_accepted_up_to_the_edges_of_the_window() {
 }
 
 #[test]
+fn what_was_signed_before_a_restart_is_stale_after_it() {
+    let headers = signed();
+    let restarted =
+        |at| verifier().since(at).verify(&GENERATE, |name| headers.get(name), NOW + SECOND);
+    assert_eq!(restarted(NOW + 1), Err(Rejection::StaleRequest));
+    assert!(restarted(NOW).is_ok());
+}
+
+#[test]
+fn headers_alone_show_who_claims_to_send_but_prove_nothing() {
+    let headers = signed();
+    let claimed = |name: &str| headers.get(name);
+    assert_eq!(verifier().claimed(claimed, NOW), Ok(alice().hotkey()));
+    assert_eq!(verifier().claimed(claimed, NOW + 11 * SECOND), Err(Rejection::StaleRequest));
+    let other = Verifier::new(alice().hotkey(), Windows::default());
+    assert_eq!(other.claimed(claimed, NOW), Err(Rejection::WrongReceiver));
+    let none = |_: &str| None;
+    assert!(matches!(verifier().claimed(none, NOW), Err(Rejection::MalformedAuth(_))));
+}
+
+#[test]
 fn a_forged_request_does_not_use_up_the_nonce_of_the_real_one() {
     let (verifier, headers) = (verifier(), signed());
     let forged = Request { body: b"{}", ..GENERATE };

@@ -3,7 +3,8 @@
 mod answer;
 mod request;
 
-pub use answer::{
-    Answer, AnswerChoice, Chunk, ChunkChoice, Delta, ErrorBody, ErrorDetail, Usage,
+pub use answer::{Answer, AnswerChoice, Chunk, ChunkChoice, Delta, ErrorBody, ErrorDetail, Usage};
+pub use request::{
+    Asked, BYTES_PER_MESSAGE, BadRequest, Kind, Limits, MAX_MESSAGES, StreamOptions, model_of,
+    parse,
 };
-pub use request::{Asked, BadRequest, Kind, Limits, StreamOptions, model_of, parse};

@@ -11,12 +11,17 @@ use serde_json::Value;
 use crate::TaskId;
 use crate::generation::{Generation, Message, Prompt, Sampling};
 
+/// The most messages of one conversation.
+pub const MAX_MESSAGES: usize = 256;
+/// What a message counts beside its text in [`Limits::max_prompt_bytes`]: chat templates wrap each one in a few tokens.
+pub const BYTES_PER_MESSAGE: usize = 16;
+
 /// The limits of a task that a request is read against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// The largest `max_tokens`; also what a request without one gets.
     pub max_tokens: u32,
-    /// The most bytes of prompt text over all messages.
+    /// The most bytes of prompt text over all messages, each of which counts [`BYTES_PER_MESSAGE`] more.
     pub max_prompt_bytes: usize,
 }
 
@@ -131,6 +136,15 @@ pub fn parse(kind: Kind, body: &[u8], limits: Limits) -> Result<Asked, BadReques
                     "`messages` must hold at least one message",
                 ));
             }
+            if messages.len() > MAX_MESSAGES {
+                return Err(BadRequest::of(
+                    "messages",
+                    format!(
+                        "`messages` may hold at most {MAX_MESSAGES} messages, got {}",
+                        messages.len()
+                    ),
+                ));
+            }
             Prompt::Chat(messages)
         }
         Kind::Completion => {
@@ -146,14 +160,16 @@ pub fn parse(kind: Kind, body: &[u8], limits: Limits) -> Result<Asked, BadReques
         BadRequest::of("model", format!("the model `{}` is not served here", short(&model)))
     })?;
     let prompt_bytes = match &prompt {
-        Prompt::Chat(messages) => messages.iter().map(|message| message.content.len()).sum(),
+        Prompt::Chat(messages) => {
+            messages.iter().map(|message| message.content.len() + BYTES_PER_MESSAGE).sum()
+        }
         Prompt::Text(text) => text.len(),
     };
     if prompt_bytes > limits.max_prompt_bytes {
         return Err(BadRequest::of(
             if kind == Kind::Chat { "messages" } else { "prompt" },
             format!(
-                "the prompt has {prompt_bytes} bytes, this model takes at most {}",
+                "the prompt counts {prompt_bytes} bytes, this model takes at most {}",
                 limits.max_prompt_bytes
             ),
         ));
@@ -177,8 +193,7 @@ impl Fields {
     }
 
     fn required<T: DeserializeOwned>(&mut self, name: &str) -> Result<T, BadRequest> {
-        self.optional(name)?
-            .ok_or_else(|| BadRequest::of(name, format!("`{name}` is missing")))
+        self.optional(name)?.ok_or_else(|| BadRequest::of(name, format!("`{name}` is missing")))
     }
 
     fn parameters(mut self) -> Result<Parameters, BadRequest> {
@@ -397,13 +412,26 @@ mod tests {
             ("tools", json!({"tools": []})),
             ("n", json!({"n": 2})),
             ("messages", json!({"messages": []})),
-            ("messages", json!({"messages": [{"role": "user", "content": "x".repeat(1001)}]})),
+            ("messages", json!({"messages": [{"role": "user", "content": "x".repeat(985)}]})),
+            ("messages", json!({"messages": vec![json!({"role": "user", "content": ""}); 63]})),
             ("model", json!({"model": "No Such"})),
         ];
         for (param, extra) in cases {
             let error = chat(extra.clone()).unwrap_err();
             assert_eq!(error.param.as_deref(), Some(param), "{extra}: {error}");
         }
+    }
+
+    #[test]
+    fn a_conversation_has_a_bounded_number_of_messages() {
+        let limits = Limits { max_prompt_bytes: 1 << 20, ..LIMITS };
+        let parsed = |count: usize| {
+            let messages = vec![json!({"role": "user", "content": ""}); count];
+            let body = json!({"model": "chat-demo", "messages": messages}).to_string();
+            parse(Kind::Chat, body.as_bytes(), limits).map_err(|error| error.param)
+        };
+        assert!(parsed(MAX_MESSAGES).is_ok());
+        assert_eq!(parsed(MAX_MESSAGES + 1), Err(Some("messages".to_owned())));
     }
 
     #[test]

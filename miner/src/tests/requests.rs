@@ -140,6 +140,42 @@ async fn only_requests_that_are_signed_for_this_miner_and_new_are_answered() {
 }
 
 #[tokio::test]
+async fn who_may_not_call_is_told_so_before_the_body_has_arrived() {
+    let world = World::start(hello(), |_| {}).await;
+    let verdict = async |signed: Option<btauth::Headers>| {
+        let never = futures::stream::pending::<std::io::Result<Vec<u8>>>();
+        let never = reqwest::Body::wrap_stream(never);
+        let mut request = world.client.post(format!("{}{COMPLETIONS}", world.url)).body(never);
+        for (name, value) in signed.into_iter().flatten() {
+            request = request.header(name, value);
+        }
+        let answer = tokio::time::timeout(Duration::from_secs(5), request.send()).await;
+        answer.expect("before the body's deadline").unwrap().status().as_u16()
+    };
+    let sign = |who: &str, receiver: &str| {
+        let request = btauth::Request { method: "POST", target: COMPLETIONS, body: b"{}" };
+        let receiver = Keypair::development(receiver).hotkey();
+        Some(btauth::sign(&request, &Keypair::development(who), Some(&receiver), now_ns()))
+    };
+    assert_eq!(verdict(None).await, 401);
+    assert_eq!(verdict(sign("Alice", "Eve")).await, 401);
+    assert_eq!(verdict(sign("Ferdie", "Bob")).await, 403);
+    assert_eq!(verdict(sign("Eve", "Bob")).await, 403);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_signed_before_the_start_is_stale() {
+    let before = now_ns();
+    let world = World::start(hello(), |_| {}).await;
+    let request = btauth::Request { method: "GET", target: "/capacity", body: b"" };
+    let signed = btauth::sign(&request, &world.validator, Some(&world.miner), before);
+    let answer = world.send(Method::GET, "/capacity", "", signed).await;
+    assert_eq!(error_of(answer).await.1["code"], "StaleRequest");
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn validators_without_permit_and_strangers_are_forbidden_unless_allowed() {
     let eve = Keypair::development("Eve");
     let world = World::start(hello(), |config| {
@@ -176,6 +212,7 @@ async fn each_validator_is_declared_its_share_and_refused_beyond_it() {
     for (who, volume) in [(&world.validator, 4), (&charlie, 1)] {
         let declared: Declaration = world.get_as(who, "/capacity").await.json().await.unwrap();
         assert_eq!(declared.tasks[&task].volume, Volume::from(volume));
+        assert_eq!(declared.period_s, 3600.0);
     }
     // Three tokens each: the share of four is used up by two requests.
     for _ in 0..2 {
@@ -265,6 +302,8 @@ async fn wrong_requests_are_explained() {
     for (path, body, status, param) in cases {
         let (got, error) = error_of(world.post(path, &body).await).await;
         assert_eq!((got, &error["param"]), (status, &param), "{body}: {error}");
+        let too_long = body["max_tokens"] == 13;
+        assert_eq!(error["code"] == "context_length_exceeded", too_long, "{body}: {error}");
     }
     world.stop().await;
 }

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::RangeInclusive;
 
-use common::openai::Kind;
+use common::openai::{BYTES_PER_MESSAGE, Kind};
+use common::receipt::MAX_TOKENS;
 use common::{TaskId, Volume};
 use toml::Table;
 
 use super::{Checking, Dtype, Engine, ModelSource, Prompts, Span, Task, TaskLimits, Timeouts};
 use crate::reader::{Problems, Section};
-use crate::synthetic::BYTES_PER_WORD;
+use crate::synthetic::{BYTES_PER_WORD, MOST_MESSAGES};
 
 /// A miner's declaration names at most this many tasks, so a larger catalogue could not be served whole.
 const MAX_TASKS: usize = 256;
@@ -88,9 +89,9 @@ fn read_task(mut section: Section<'_>, seen: impl FnOnce(&Section<'_>, &TaskId))
     let timeouts = section.section("timeouts").and_then(read_timeouts);
     let checking = section.optional_section("checking").and_then(read_checking);
     let prompts = match limits {
-        Some(limits) => {
-            section.optional_section("prompts").and_then(|prompts| read_prompts(prompts, limits))
-        }
+        Some(limits) => section
+            .optional_section("prompts")
+            .and_then(|prompts| read_prompts(prompts, kind, limits)),
         // Not judged without its limits; taken, so that it does not look unknown.
         None => section.optional_section("prompts").and(None),
     };
@@ -119,8 +120,8 @@ fn is_volume(amount: f64) -> bool {
 }
 
 fn read_limits(mut section: Section<'_>) -> Option<TaskLimits> {
-    let max_tokens = section.whole("max_tokens", None, 1..=1_000_000);
-    let max_prompt_bytes = section.whole("max_prompt_bytes", None, 16..=16_000_000);
+    let max_tokens = section.whole("max_tokens", None, 1..=MAX_TOKENS as u32);
+    let max_prompt_bytes = section.whole("max_prompt_bytes", None, 96..=16_000_000);
     section.finish();
     Some(TaskLimits { max_tokens: max_tokens?, max_prompt_bytes: max_prompt_bytes? })
 }
@@ -197,8 +198,14 @@ fn read_checking(mut section: Section<'_>) -> Option<Checking> {
     })
 }
 
-fn read_prompts(mut section: Section<'_>, limits: TaskLimits) -> Option<Prompts> {
-    let most_words = (limits.max_prompt_bytes / BYTES_PER_WORD).max(1);
+fn read_prompts(
+    mut section: Section<'_>,
+    kind: Option<Kind>,
+    limits: TaskLimits,
+) -> Option<Prompts> {
+    let messages = if kind == Some(Kind::Chat) { MOST_MESSAGES * BYTES_PER_MESSAGE } else { 0 };
+    let for_words = limits.max_prompt_bytes.saturating_sub(messages as u32);
+    let most_words = (for_words / BYTES_PER_WORD).max(1);
     let system_share = section.number(
         "system_share",
         Some(0.4),

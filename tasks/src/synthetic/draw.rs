@@ -50,10 +50,10 @@ pub(super) fn words(span: Span<u32>, rng: &mut impl Rng) -> u32 {
     span.min
 }
 
-/// A `max_tokens`: a quarter leaves it at the maximum, the others choose round numbers, more often small ones.
-pub(super) fn max_tokens(span: Span<u32>, rng: &mut impl Rng) -> u32 {
+/// A `max_tokens`: a quarter leaves it out and gets `left_out`, the others choose round numbers, more often small ones.
+pub(super) fn max_tokens(span: Span<u32>, left_out: u32, rng: &mut impl Rng) -> u32 {
     if rng.random_bool(0.25) {
-        return span.max;
+        return left_out;
     }
     let raw = gamma(2.0, 0.4 * f64::from(span.max), rng);
     (round(raw, rng.random_bool(0.3)) as u32).clamp(span.min, span.max)
@@ -120,7 +120,8 @@ mod tests {
             let mut rng = ChaCha8Rng::seed_from_u64(seed);
             let span = Span { min: a.min(b), max: a.max(b) };
             prop_assert!((span.min..=span.max).contains(&words(span, &mut rng)));
-            prop_assert!((span.min..=span.max).contains(&max_tokens(span, &mut rng)));
+            let max_tokens = max_tokens(span, 9999, &mut rng);
+            prop_assert!((span.min..=span.max).contains(&max_tokens) || max_tokens == 9999);
             let span = Span { min: f64::min(t, u), max: f64::max(t, u) };
             prop_assert!((span.min..=span.max).contains(&temperature(span, &mut rng)));
             let top_p = top_p(&mut rng);

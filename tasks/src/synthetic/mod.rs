@@ -16,6 +16,8 @@ use grammar::{Memory, expand};
 
 /// What a word takes at most with the white space behind it: prompts are bounded in words, requests in bytes.
 pub(crate) const BYTES_PER_WORD: u32 = 16;
+/// The most messages of a made-up conversation.
+pub(crate) const MOST_MESSAGES: usize = 5;
 
 /// A request made up by the validator.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,7 +43,7 @@ pub fn request(task: &Task, rng: &mut impl Rng) -> Synthetic {
             temperature: draw::temperature(prompts.temperature, rng),
             top_p: draw::top_p(rng),
         },
-        max_tokens: draw::max_tokens(prompts.max_tokens, rng),
+        max_tokens: draw::max_tokens(prompts.max_tokens, task.limits.max_tokens, rng),
         stop: stop_texts(task.kind, rng),
         top_logprobs: draw::top_logprobs(rng),
     };
@@ -74,8 +76,7 @@ fn conversation(prompts: &Prompts, words: usize, rng: &mut impl Rng) -> Vec<Mess
         let replace = exchanges == 1 && rng.random_bool(0.6);
         add_notes(&mut messages[0].1, words - so_far, replace, &mut memory, rng);
     }
-    // At most five messages in all.
-    if messages.len() < 5 && rng.random_bool(prompts.system_share) {
+    if messages.len() < MOST_MESSAGES && rng.random_bool(prompts.system_share) {
         messages.insert(0, (Role::System, expand("system", &mut memory, rng)));
     }
     shorten(&mut messages, prompts.words.max as usize);
@@ -200,7 +201,7 @@ mod tests {
     use std::collections::BTreeSet;
     use std::path::Path;
 
-    use common::openai::parse;
+    use common::openai::{BYTES_PER_MESSAGE, parse};
     use proptest::prelude::*;
     use rand::SeedableRng;
     use rand_chacha::ChaCha8Rng;
@@ -260,6 +261,22 @@ mod tests {
     }
 
     #[test]
+    fn some_requests_have_the_max_tokens_of_a_user_s_request_without_one() {
+        for task in catalogue("tasks.toml").tasks() {
+            let plain = match task.kind {
+                Kind::Chat => r#""messages": [{"role": "user", "content": "hi"}]"#,
+                Kind::Completion => r#""prompt": "hi""#,
+            };
+            let body = format!(r#"{{"model": "{}", {plain}}}"#, task.id);
+            let left_out =
+                parse(task.kind, body.as_bytes(), task.limits()).unwrap().generation.max_tokens;
+            let drawn = |seed| seeded(task, seed).generation.max_tokens;
+            let same = (0..1000).filter(|seed| drawn(*seed) == left_out).count();
+            assert!((150..350).contains(&same), "{}: {same} of 1000", task.id);
+        }
+    }
+
+    #[test]
     fn lengths_spread_over_the_task_s_range() {
         let catalogue = catalogue("tasks.subnet19.toml");
         for task in &catalogue.tasks()[..2] {
@@ -290,12 +307,14 @@ mod tests {
                 let mut task = task.clone();
                 task.prompts.words = Span { min: least, max: least + more };
                 task.prompts.max_tokens = Span { min: 1, max: max_tokens };
-                task.limits.max_prompt_bytes = (least + more) * BYTES_PER_WORD;
+                let messages = MOST_MESSAGES * BYTES_PER_MESSAGE;
+                task.limits.max_prompt_bytes = (least + more) * BYTES_PER_WORD + messages as u32;
                 let made = seeded(&task, seed);
                 let asked = parse(task.kind, made.body.as_bytes(), task.limits()).unwrap();
                 prop_assert_eq!(&asked.task, &task.id);
                 prop_assert!(asked.has_seed && asked.stream && asked.logprobs);
-                prop_assert!(asked.generation.max_tokens <= max_tokens);
+                let drawn = asked.generation.max_tokens;
+                prop_assert!(drawn <= max_tokens || drawn == task.limits.max_tokens);
                 prop_assert!(count_words(&text_of(&made.generation.prompt)) <= (least + more) as usize);
                 prop_assert_eq!(&asked.generation, &made.generation);
                 // Whoever knows the random numbers makes the same request again.
