@@ -15,17 +15,26 @@ pub enum Model {
 macro_rules! files {
     ($folder:literal) => {
         [
-            ("config.json", include_bytes!(concat!("../../demo-model/", $folder, "/config.json")).as_slice()),
+            (
+                "config.json",
+                include_bytes!(concat!("../../demo-model/", $folder, "/config.json")).as_slice(),
+            ),
             (
                 "generation_config.json",
                 include_bytes!(concat!("../../demo-model/", $folder, "/generation_config.json")),
             ),
-            ("tokenizer.json", include_bytes!(concat!("../../demo-model/", $folder, "/tokenizer.json"))),
+            (
+                "tokenizer.json",
+                include_bytes!(concat!("../../demo-model/", $folder, "/tokenizer.json")),
+            ),
             (
                 "tokenizer_config.json",
                 include_bytes!(concat!("../../demo-model/", $folder, "/tokenizer_config.json")),
             ),
-            ("model.safetensors", include_bytes!(concat!("../../demo-model/", $folder, "/model.safetensors"))),
+            (
+                "model.safetensors",
+                include_bytes!(concat!("../../demo-model/", $folder, "/model.safetensors")),
+            ),
         ]
     };
 }

@@ -33,7 +33,11 @@ pub struct MinerReport {
 
 impl Report {
     /// Sums up the validator's view.
-    pub fn new(status: &Status, cheats: &BTreeSet<Hotkey>, seconds_to_weights: Option<f64>) -> Self {
+    pub fn new(
+        status: &Status,
+        cheats: &BTreeSet<Hotkey>,
+        seconds_to_weights: Option<f64>,
+    ) -> Self {
         let mut rows: BTreeMap<(Uid, Hotkey), Vec<_>> = BTreeMap::new();
         for row in &status.rows {
             rows.entry((row.uid, row.hotkey)).or_default().push(row);
@@ -109,7 +113,8 @@ mod tests {
             weights_block: None,
             rows: vec![row("a", Some(1.0), 0.5), row("b", Some(0.5), 0.25)],
         };
-        let report = Report::new(&status, &BTreeSet::from([Hotkey::from_bytes([1; 32])]), Some(1.5));
+        let report =
+            Report::new(&status, &BTreeSet::from([Hotkey::from_bytes([1; 32])]), Some(1.5));
         let expected = MinerReport {
             hotkey: Hotkey::from_bytes([1; 32]),
             uid: Uid(2),

@@ -60,7 +60,11 @@ impl Screen {
         }
         text.clone_into(&mut self.last);
         // A line that wraps would be two on the screen.
-        let columns = if self.in_place { crossterm::terminal::size().map_or(80, |(columns, _)| columns) } else { u16::MAX };
+        let columns = if self.in_place {
+            crossterm::terminal::size().map_or(80, |(columns, _)| columns)
+        } else {
+            u16::MAX
+        };
         let cut = |line: &str| line.chars().take(columns.into()).chain(['\n']).collect::<String>();
         let text: String = text.lines().map(cut).collect();
         let mut bytes = Vec::new();

@@ -36,7 +36,8 @@ impl Keys {
             if paths.file()?.exists() { load_hotkey(&paths) } else { create_hotkey(&paths) }
         };
         let validator = key("validator".to_owned())?;
-        let miners = (1..=miners).map(|number| key(format!("miner-{number}"))).collect::<Result<_, _>>()?;
+        let miners =
+            (1..=miners).map(|number| key(format!("miner-{number}"))).collect::<Result<_, _>>()?;
         Ok(Self { validator, miners })
     }
 }

@@ -148,9 +148,14 @@ impl Localnet {
         }
     }
 
-    async fn raise(options: &Options, screen: &mut Screen, services: &mut Services) -> anyhow::Result<Self> {
+    async fn raise(
+        options: &Options,
+        screen: &mut Screen,
+        services: &mut Services,
+    ) -> anyhow::Result<Self> {
         let data = &options.data;
-        std::fs::create_dir_all(data).with_context(|| format!("the folder {} cannot be made", data.display()))?;
+        std::fs::create_dir_all(data)
+            .with_context(|| format!("the folder {} cannot be made", data.display()))?;
         let catalogue_file = write_catalogue(data)?;
         let catalogue = Catalogue::load(&catalogue_file)?;
         let keys = Keys::load_or_create(&data.join("wallets"), options.miners)?;
@@ -163,7 +168,9 @@ impl Localnet {
         })
         .await?;
         let (rpc, controls) = (devnet.local_addr(), devnet.controls());
-        services.start("chain".to_owned(), |stop| async move { Ok(devnet.run_until(stop.cancelled_owned()).await?) });
+        services.start("chain".to_owned(), |stop| async move {
+            Ok(devnet.run_until(stop.cancelled_owned()).await?)
+        });
 
         screen.line("registering the subnet, its validator and its miners; loading the models")?;
         let endpoint = format!("ws://{rpc}");
@@ -173,14 +180,22 @@ impl Localnet {
             tokio::try_join!(set_up(&endpoint, &chain, &keys), load_engines(options, &catalogue))?;
 
         screen.line("starting the checking server, the miners and the validator")?;
-        let subnet = Subnet { options, catalogue: &catalogue, catalogue_file: &catalogue_file, netuid, endpoint };
+        let subnet = Subnet {
+            options,
+            catalogue: &catalogue,
+            catalogue_file: &catalogue_file,
+            netuid,
+            endpoint,
+        };
         let checking = subnet.start_checking(&engines.checking, services).await?;
         for ((number, keypair), engine) in (1..).zip(&keys.miners).zip(&engines.miners) {
             subnet.start_miner(number, keypair, engine, services).await?;
         }
         let looked_for = options.checking.unwrap_or(checking);
-        let (validator, api) = subnet.start_validator(&keys.validator, looked_for, services).await?;
-        let cheats = options.cheat.iter().filter_map(|_| keys.miners.last().map(Keypair::hotkey)).collect();
+        let (validator, api) =
+            subnet.start_validator(&keys.validator, looked_for, services).await?;
+        let cheats =
+            options.cheat.iter().filter_map(|_| keys.miners.last().map(Keypair::hotkey)).collect();
         Ok(Self {
             validator,
             api,
@@ -256,13 +271,18 @@ impl Subnet<'_> {
         self.catalogue.enabled().map(|(task, _)| (task.id.clone(), Arc::clone(engine))).collect()
     }
 
-    async fn start_checking(&self, engine: &SharedEngine, services: &mut Services) -> anyhow::Result<SocketAddr> {
+    async fn start_checking(
+        &self,
+        engine: &SharedEngine,
+        services: &mut Services,
+    ) -> anyhow::Result<SocketAddr> {
         let variables = flags([
             ("CHECKING_SERVER__SERVER__LISTEN", LOOPBACK.to_owned()),
             ("CHECKING_SERVER__TASKS__CATALOGUE", self.catalogue_file.display().to_string()),
         ]);
         let config = checking_server::Settings::read(None, variables)?.config?;
-        let app = checking_server::App::build_with(config, self.catalogue, &self.engines(engine)).await?;
+        let app =
+            checking_server::App::build_with(config, self.catalogue, &self.engines(engine)).await?;
         let address = app.local_addr();
         services.start("checking server".to_owned(), |stop| async move {
             Ok(app.run_until(stop.cancelled_owned()).await?)
@@ -286,7 +306,12 @@ impl Subnet<'_> {
             ("access.refresh_s", "1".to_owned()),
             ("capacity.period_s", self.options.period.as_secs_f64().to_string()),
         ]);
-        let sources = Sources { defaults: miner::DEFAULTS, prefix: miner::PREFIX, flags, ..Sources::default() };
+        let sources = Sources {
+            defaults: miner::DEFAULTS,
+            prefix: miner::PREFIX,
+            flags,
+            ..Sources::default()
+        };
         let (config, _) = miner::Config::load(sources)?;
         let parts = miner::Parts {
             engines: self.engines(engine),

@@ -153,7 +153,9 @@ impl Writer {
                 }
                 self.queued.notify_one();
             }
-            Err(error) => warn!("{} answers go unchecked: {:#}", batch.len(), anyhow::Error::from(error)),
+            Err(error) => {
+                warn!("{} answers go unchecked: {:#}", batch.len(), anyhow::Error::from(error))
+            }
         }
         batch.clear();
     }
@@ -164,7 +166,10 @@ impl Writer {
             return;
         }
         if let Err(error) = self.store.save_tallies(period, &changed).await {
-            warn!("running totals are not stored, a crash would lose them: {:#}", anyhow::Error::from(error));
+            warn!(
+                "running totals are not stored, a crash would lose them: {:#}",
+                anyhow::Error::from(error)
+            );
         }
     }
 }

@@ -119,7 +119,10 @@ impl App {
             chain: chain.clone(),
             netuid: config.netuid,
             own: keypair.hotkey(),
-            own_address: Some(SocketAddr::new(config.external_ip.unwrap_or(address.ip()), address.port())),
+            own_address: Some(SocketAddr::new(
+                config.external_ip.unwrap_or(address.ip()),
+                address.port(),
+            )),
             allow_local: config.allow_local_miners,
             asker: asker.clone(),
             catalogue: Arc::clone(&config.catalogue),
@@ -181,7 +184,8 @@ impl App {
             ended: last_ended,
             ends: period_ends,
         };
-        let api = Arc::new(Api::new(config.api, config.catalogue, network, router, asker, accounts));
+        let api =
+            Arc::new(Api::new(config.api, config.catalogue, network, router, asker, accounts));
         let router = api
             .routes()
             .merge(status_routes(handle.clone()))
@@ -316,12 +320,19 @@ impl Handle {
         let checks_waiting = self.store.checks_waiting().await?;
         let contenders = self.network.contenders();
         let (running, ended) = (self.tallies.snapshot(), self.ended.borrow().clone());
-        let (judgement, confirmed) = (self.judgement.borrow().clone(), self.confirmed.borrow().clone());
-        let total: f64 = confirmed.iter().flat_map(|set| &set.weights).map(|(.., weight)| f64::from(*weight)).sum();
+        let (judgement, confirmed) =
+            (self.judgement.borrow().clone(), self.confirmed.borrow().clone());
+        let total: f64 = confirmed
+            .iter()
+            .flat_map(|set| &set.weights)
+            .map(|(.., weight)| f64::from(*weight))
+            .sum();
         let mut rows: Vec<_> = contenders
             .iter()
             .map(|(id, contender)| {
-                let miner = judgement.as_ref().and_then(|judgement| judgement.scores.miners.get(&id.hotkey));
+                let miner = judgement
+                    .as_ref()
+                    .and_then(|judgement| judgement.scores.miners.get(&id.hotkey));
                 let task = miner.and_then(|miner| miner.tasks.get(&id.task));
                 let weight = confirmed.as_ref().filter(|_| total > 0.0).map(|set| {
                     let own = set.weights.iter().find(|(_, hotkey, _)| *hotkey == id.hotkey);

@@ -107,7 +107,9 @@ impl fmt::Display for Failure {
             Self::NoEnd(limit) => write!(f, "did not finish within {limit:?}"),
             Self::Broken(why) => write!(f, "broke the stream off: {why}"),
             Self::Garbage(what) => write!(f, "sent something that is no answer: {what}"),
-            Self::TooMuch { bytes } => write!(f, "sent more than {bytes} bytes, which no answer of this length needs"),
+            Self::TooMuch { bytes } => {
+                write!(f, "sent more than {bytes} bytes, which no answer of this length needs")
+            }
             Self::NoReceipt => write!(f, "sent no receipt"),
             Self::ForeignReceipt(why) => write!(f, "sent a receipt that {why}"),
         }
@@ -197,15 +199,17 @@ impl Asker {
     pub async fn open(&self, query: &Query) -> Result<AnswerStream, NotOpened> {
         let started = Instant::now();
         let unreachable = |why: String| NotOpened::Failed(Failure::Unreachable(why));
-        let url = query.url.join(query.kind.path()).map_err(|error| unreachable(error.to_string()))?;
-        let request = self
-            .http
-            .post(url)
-            .header("content-type", "application/json")
-            .body(query.body.clone());
-        let request = self.sign(request, "POST", query.kind.path(), query.body.as_bytes(), &query.miner);
-        let response = match timeout_at(started + query.timeouts.first_token, request.send()).await {
-            Err(_) => return Err(NotOpened::Failed(Failure::NoFirstToken(query.timeouts.first_token))),
+        let url =
+            query.url.join(query.kind.path()).map_err(|error| unreachable(error.to_string()))?;
+        let request =
+            self.http.post(url).header("content-type", "application/json").body(query.body.clone());
+        let request =
+            self.sign(request, "POST", query.kind.path(), query.body.as_bytes(), &query.miner);
+        let response = match timeout_at(started + query.timeouts.first_token, request.send()).await
+        {
+            Err(_) => {
+                return Err(NotOpened::Failed(Failure::NoFirstToken(query.timeouts.first_token)));
+            }
             Ok(Err(error)) => return Err(unreachable(root_cause(&error))),
             Ok(Ok(response)) => response,
         };
@@ -242,19 +246,29 @@ impl Asker {
         };
         let body = tokio::time::timeout(query.timeouts.first_token, read).await.unwrap_or_default();
         let parsed: Option<ErrorBody> = serde_json::from_slice(&body).ok();
-        parsed.map_or_else(|| "the request is not acceptable".to_owned(), |body| plain(&body.error.message))
+        parsed.map_or_else(
+            || "the request is not acceptable".to_owned(),
+            |body| plain(&body.error.message),
+        )
     }
 
     /// Fetches a miner's declared capacity: the body as it came, at most 256 KiB.
     ///
     /// # Errors
     /// If the miner cannot be reached, answers with another status than 200, or sends too much.
-    pub async fn capacity(&self, miner: &Hotkey, url: &Url, deadline: Duration) -> Result<Bytes, Failure> {
+    pub async fn capacity(
+        &self,
+        miner: &Hotkey,
+        url: &Url,
+        deadline: Duration,
+    ) -> Result<Bytes, Failure> {
         const MAX_BYTES: usize = 256 << 10;
-        let target = url.join("/capacity").map_err(|error| Failure::Unreachable(error.to_string()))?;
+        let target =
+            url.join("/capacity").map_err(|error| Failure::Unreachable(error.to_string()))?;
         let request = self.sign(self.http.get(target), "GET", "/capacity", b"", miner);
         let fetch = async {
-            let response = request.send().await.map_err(|error| Failure::Unreachable(root_cause(&error)))?;
+            let response =
+                request.send().await.map_err(|error| Failure::Unreachable(root_cause(&error)))?;
             if response.status() != reqwest::StatusCode::OK {
                 return Err(Failure::Status(response.status().as_u16()));
             }
@@ -280,7 +294,12 @@ impl Asker {
         miner: &Hotkey,
     ) -> reqwest::RequestBuilder {
         let nonce = self.nonces.next(unix_ns());
-        let headers = btauth::sign(&btauth::Request { method, target, body }, &self.keypair, Some(miner), nonce);
+        let headers = btauth::sign(
+            &btauth::Request { method, target, body },
+            &self.keypair,
+            Some(miner),
+            nonce,
+        );
         headers.into_iter().fold(request, |request, (name, value)| request.header(name, value))
     }
 }

@@ -156,7 +156,11 @@ impl Checker {
         let mut done = 0;
         for pending in waiting {
             let alone = std::slice::from_ref(pending);
-            let sent = if waiting.len() > 1 { self.send(alone).await } else { Err(NotChecked::Unreadable) };
+            let sent = if waiting.len() > 1 {
+                self.send(alone).await
+            } else {
+                Err(NotChecked::Unreadable)
+            };
             match sent {
                 Ok(results) => match self.apply(alone, &results).await {
                     Ok(judged) => done += judged,
@@ -177,11 +181,19 @@ impl Checker {
     }
 
     /// Returns how many answers left the queue; [`NotChecked::Busy`] if none did, so that they are not sent again at once.
-    async fn apply(&self, waiting: &[PendingCheck], results: &CheckResults) -> Result<usize, NotChecked> {
+    async fn apply(
+        &self,
+        waiting: &[PendingCheck],
+        results: &CheckResults,
+    ) -> Result<usize, NotChecked> {
         let mut done = 0;
         for pending in waiting {
             let (id, task) = (&pending.check.id, &pending.check.task);
-            let outcome = results.results.iter().find(|result| result.id == *id).map(|result| &result.outcome);
+            let outcome = results
+                .results
+                .iter()
+                .find(|result| result.id == *id)
+                .map(|result| &result.outcome);
             match outcome {
                 Some(Outcome::Verdict(verdict)) if (0.0..=1.0).contains(&verdict.quality) => {
                     self.store.save_verdict(pending, verdict).await?;
@@ -208,7 +220,8 @@ impl Checker {
     }
 
     async fn send(&self, waiting: &[PendingCheck]) -> Result<CheckResults, NotChecked> {
-        let batch = CheckBatch { checks: waiting.iter().map(|pending| pending.check.clone()).collect() };
+        let batch =
+            CheckBatch { checks: waiting.iter().map(|pending| pending.check.clone()).collect() };
         let url = self.config.url.join("/v1/checks").map_err(|_| NotChecked::Garbage)?;
         let mut response = self
             .http
@@ -271,12 +284,14 @@ mod tests {
     async fn answer(State(script): State<Arc<Script>>, Json(batch): Json<CheckBatch>) -> Response {
         script.batches.lock().unwrap().push(batch.checks.len());
         let status = script.status.load(Ordering::Relaxed);
-        let unreadable = status == 413 && batch.checks.iter().any(|check| check.id.starts_with("bad"));
+        let unreadable =
+            status == 413 && batch.checks.iter().any(|check| check.id.starts_with("bad"));
         if status != 0 && (status != 413 || unreadable) {
             return StatusCode::from_u16(status).unwrap().into_response();
         }
         let judge = |id: String| {
-            let verdict = Verdict { quality: 1.0, evidence: Evidence::default(), reasons: Vec::new() };
+            let verdict =
+                Verdict { quality: 1.0, evidence: Evidence::default(), reasons: Vec::new() };
             let outcome = if id.starts_with("bad") {
                 Outcome::Unchecked { reason: "the engine failed".to_owned(), retry: true }
             } else {
@@ -284,8 +299,10 @@ mod tests {
             };
             CheckResult { id, outcome }
         };
-        Json(CheckResults { results: batch.checks.into_iter().map(|check| judge(check.id)).collect() })
-            .into_response()
+        Json(CheckResults {
+            results: batch.checks.into_iter().map(|check| judge(check.id)).collect(),
+        })
+        .into_response()
     }
 
     struct Bench {
@@ -297,7 +314,8 @@ mod tests {
 
     async fn bench(ids: &[&str]) -> Bench {
         let script = Arc::new(Script::default());
-        let router = Router::new().route("/v1/checks", post(answer)).with_state(Arc::clone(&script));
+        let router =
+            Router::new().route("/v1/checks", post(answer)).with_state(Arc::clone(&script));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
         let server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });

@@ -139,11 +139,13 @@ impl Config {
         env: Vec<(String, String)>,
         flags: Vec<(String, String)>,
     ) -> anyhow::Result<(Self, String)> {
-        let sources = Sources { defaults: DEFAULTS, file, prefix: "VALIDATOR", env, flags, required: &[] };
+        let sources =
+            Sources { defaults: DEFAULTS, file, prefix: "VALIDATOR", env, flags, required: &[] };
         let Loaded { file, mut problems, table } = sources.load::<File>()?;
         let config = file.check(&mut problems);
         problems.into_result()?;
-        let config = config.ok_or_else(|| anyhow::anyhow!("the configuration has a problem that was not named"))?;
+        let config = config
+            .ok_or_else(|| anyhow::anyhow!("the configuration has a problem that was not named"))?;
         Ok((config, service::settings::effective(&table)))
     }
 }
@@ -174,8 +176,11 @@ impl File {
             verdicts: hours(self.scoring.verdict_hours, "scoring.verdict_hours"),
             waiting_checks: hours(self.scoring.waiting_check_hours, "scoring.waiting_check_hours"),
         };
-        let wallet =
-            WalletPaths { name: self.wallet.name, hotkey: self.wallet.hotkey, path: self.wallet.path };
+        let wallet = WalletPaths {
+            name: self.wallet.name,
+            hotkey: self.wallet.hotkey,
+            path: self.wallet.path,
+        };
         Some(Config {
             chain: chain?,
             netuid: Netuid(self.chain.netuid),
@@ -200,12 +205,16 @@ impl File {
 
 impl ChainFile {
     fn check(&self, problems: &mut Problems) -> Option<ChainConfig> {
-        let network = self.network.parse::<Network>().map_err(|bad| problems.add("chain.network", bad.to_string()));
+        let network = self
+            .network
+            .parse::<Network>()
+            .map_err(|bad| problems.add("chain.network", bad.to_string()));
         let mut config = ChainConfig::new(network.ok()?);
         if !self.endpoint.is_empty() {
             match self.endpoint.parse() {
                 Ok(url) => config.endpoint = Some(url),
-                Err(error) => problems.add("chain.endpoint", format!("`{}` is no address: {error}", self.endpoint)),
+                Err(error) => problems
+                    .add("chain.endpoint", format!("`{}` is no address: {error}", self.endpoint)),
             }
         }
         match config.url() {
@@ -223,20 +232,31 @@ impl ApiFile {
         let listen = self
             .listen
             .parse()
-            .map_err(|_| problems.add("api.listen", format!("`{}` is no address with a port", self.listen)))
+            .map_err(|_| {
+                problems.add("api.listen", format!("`{}` is no address with a port", self.listen))
+            })
             .ok();
         let external_ip = (!self.external_ip.is_empty())
             .then(|| {
                 self.external_ip
                     .parse()
-                    .map_err(|_| problems.add("api.external_ip", format!("`{}` is no IP address", self.external_ip)))
+                    .map_err(|_| {
+                        problems.add(
+                            "api.external_ip",
+                            format!("`{}` is no IP address", self.external_ip),
+                        )
+                    })
                     .ok()
             })
             .flatten();
         problems.require(self.concurrency > 0, "api.concurrency", "must be at least 1");
         for (index, key) in self.api_keys.iter().enumerate() {
             // Short keys can be guessed.
-            problems.require(key.len() >= 16, format!("api.api_keys[{index}]"), "must have at least 16 characters");
+            problems.require(
+                key.len() >= 16,
+                format!("api.api_keys[{index}]"),
+                "must have at least 16 characters",
+            );
         }
         let keys: BTreeSet<_> = self.api_keys.iter().map(|key| ApiConfig::hash(key)).collect();
         (ApiConfig { open: self.open, keys, concurrency: self.concurrency }, listen, external_ip)
@@ -246,14 +266,24 @@ impl ApiFile {
 impl CheckingFile {
     fn check(self, problems: &mut Problems) -> Option<CheckingConfig> {
         let range = 1..=MAX_BATCH as u32;
-        problems.require(range.contains(&self.batch), "checking.batch", format!("must be 1 to {MAX_BATCH}"));
+        problems.require(
+            range.contains(&self.batch),
+            "checking.batch",
+            format!("must be 1 to {MAX_BATCH}"),
+        );
         problems.require(self.queue > 0, "checking.queue", "must be at least 1");
         match self.url.parse::<Url>() {
-            Ok(url) if matches!(url.scheme(), "http" | "https") => {
-                Some(CheckingConfig { url, token: self.token, batch: self.batch, queue: self.queue })
-            }
+            Ok(url) if matches!(url.scheme(), "http" | "https") => Some(CheckingConfig {
+                url,
+                token: self.token,
+                batch: self.batch,
+                queue: self.queue,
+            }),
             Ok(_) | Err(_) => {
-                problems.add("checking.url", format!("`{}` is no http:// or https:// address", self.url));
+                problems.add(
+                    "checking.url",
+                    format!("`{}` is no http:// or https:// address", self.url),
+                );
                 None
             }
         }
@@ -265,7 +295,10 @@ impl ProbingFile {
         problems.require(
             self.shares.len() == self.likelihoods.len() && !self.shares.is_empty(),
             "probing.likelihoods",
-            format!("must have as many entries as `probing.shares`, {}, and at least one", self.shares.len()),
+            format!(
+                "must have as many entries as `probing.shares`, {}, and at least one",
+                self.shares.len()
+            ),
         );
         problems.require(
             self.shares.iter().all(|share| (0.0..=1.0).contains(share)),
@@ -327,7 +360,8 @@ mod tests {
     #[test]
     fn every_problem_is_named_at_once() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), "[probing]\nshares = [0.5, 2]\n[chain]\nnet_uid = 3\n").unwrap();
+        std::fs::write(file.path(), "[probing]\nshares = [0.5, 2]\n[chain]\nnet_uid = 3\n")
+            .unwrap();
         let flags = [
             ("scoring.period_s", "0"),
             ("scoring.parameters.period_decay", "7"),
@@ -355,7 +389,8 @@ mod tests {
     #[test]
     fn secrets_are_not_shown() {
         let (config, shown) =
-            load(&[("checking.token", "sesame-open-now"), ("api.api_keys", "0123456789abcdefXYZ")]).unwrap();
+            load(&[("checking.token", "sesame-open-now"), ("api.api_keys", "0123456789abcdefXYZ")])
+                .unwrap();
         for text in [shown, format!("{config:?}")] {
             assert!(!text.contains("sesame") && !text.contains("0123456789"), "{text}");
         }

@@ -77,7 +77,9 @@ impl Cycle {
             };
             let trouble = match &turned {
                 Err(error) => Some(format!("no new scoring period can begin: {}", Causes(error))),
-                Ok(()) if nobody => Some("no miner of this subnet serves a task of the catalogue".to_owned()),
+                Ok(()) if nobody => {
+                    Some("no miner of this subnet serves a task of the catalogue".to_owned())
+                }
                 Ok(()) => None,
             };
             if let Some(trouble) = trouble {
@@ -94,7 +96,11 @@ impl Cycle {
             let probes = self.plan();
             let ends = Instant::now() + self.period;
             self.ends.send_replace(Some(ends));
-            info!("a scoring period begins: {} contenders, {} synthetic queries", self.contender_count(), probes.len());
+            info!(
+                "a scoring period begins: {} contenders, {} synthetic queries",
+                self.contender_count(),
+                probes.len()
+            );
             tokio::select! {
                 () = stop.cancelled() => break,
                 () = self.ask_all(probes, ends, &mut asking, &in_flight) => {}
@@ -139,18 +145,27 @@ impl Cycle {
             sleep_until(begins + probe.at).await;
             while asking.try_join_next().is_some() {}
             // A miner that leaves so many queries unanswered tells nothing new, and must not take the others' places.
-            let own = per_miner.entry(probe.hotkey).or_insert_with(|| Arc::new(Semaphore::new(MAX_PER_MINER)));
+            let own = per_miner
+                .entry(probe.hotkey)
+                .or_insert_with(|| Arc::new(Semaphore::new(MAX_PER_MINER)));
             let Ok(own) = Arc::clone(own).try_acquire_owned() else { continue };
             let contenders = self.network.contenders();
             let id = ContenderId { hotkey: probe.hotkey, task: probe.task };
-            let (Some(contender), Some(task)) = (contenders.get(&id), self.catalogue.task(&id.task)) else {
+            let (Some(contender), Some(task)) =
+                (contenders.get(&id), self.catalogue.task(&id.task))
+            else {
                 continue;
             };
-            let Ok(Ok(permit)) = timeout_at(ends, Arc::clone(in_flight).acquire_owned()).await else { break };
+            let Ok(Ok(permit)) = timeout_at(ends, Arc::clone(in_flight).acquire_owned()).await
+            else {
+                break;
+            };
             let mut rng = ChaCha12Rng::seed_from_u64(probe.seed);
             let request = tasks::synthetic::request(task, &mut rng);
-            let query = query(id.hotkey, contender, task, request.body, request.generation.max_tokens);
-            let (asker, accounts, share) = (self.asker.clone(), Arc::clone(&self.accounts), task.checking.share);
+            let query =
+                query(id.hotkey, contender, task, request.body, request.generation.max_tokens);
+            let (asker, accounts, share) =
+                (self.asker.clone(), Arc::clone(&self.accounts), task.checking.share);
             asking.spawn(async move {
                 let outcome = asker.ask(&query).await;
                 accounts.settle(&query, outcome, share, &mut rng);
@@ -163,7 +178,10 @@ impl Cycle {
     /// Ends the running period and begins the next.
     ///
     /// If the store does not let it, the old one stays open: what is answered still counts in it.
-    async fn turn(&mut self, contenders: BTreeMap<ContenderId, Contender>) -> Result<(), StoreError> {
+    async fn turn(
+        &mut self,
+        contenders: BTreeMap<ContenderId, Contender>,
+    ) -> Result<(), StoreError> {
         let now = unix_ms();
         let next = self.store.begin_period(now).await?;
         self.network.set_contenders(contenders);
@@ -187,7 +205,9 @@ impl Cycle {
         match self.store.open_periods().await {
             Ok(open) => {
                 for (period, tallies) in open {
-                    info!("going on from an earlier run: its last scoring period counts as far as it came");
+                    info!(
+                        "going on from an earlier run: its last scoring period counts as far as it came"
+                    );
                     self.end(period, unix_ms(), &tallies).await;
                 }
             }
@@ -197,7 +217,13 @@ impl Cycle {
 }
 
 /// The query that asks a contender.
-pub fn query(miner: Hotkey, contender: &Contender, task: &Task, body: String, max_tokens: u32) -> Query {
+pub fn query(
+    miner: Hotkey,
+    contender: &Contender,
+    task: &Task,
+    body: String,
+    max_tokens: u32,
+) -> Query {
     Query {
         miner,
         url: contender.url.clone(),
@@ -205,6 +231,9 @@ pub fn query(miner: Hotkey, contender: &Contender, task: &Task, body: String, ma
         kind: task.kind,
         body,
         max_tokens,
-        timeouts: Timeouts { first_token: task.timeouts.first_token(), total: task.timeouts.total() },
+        timeouts: Timeouts {
+            first_token: task.timeouts.first_token(),
+            total: task.timeouts.total(),
+        },
     }
 }

@@ -44,7 +44,10 @@ pub fn gather(
                 capacity: capacity.get(),
                 periods: periods
                     .iter()
-                    .map(|period| Period { score: period.score.map(Score::clamped), consumed: period.consumed })
+                    .map(|period| Period {
+                        score: period.score.map(Score::clamped),
+                        consumed: period.consumed,
+                    })
                     .collect(),
                 qualities: judged.iter().map(|answer| answer.quality).collect(),
                 weighted_speeds: judged
@@ -71,8 +74,10 @@ mod tests {
             (id(1), Tally { declared: 100.0, ..Tally::default() }),
             (id(2), Tally { declared: 100.0, consumed: 50.0, served: 3, ..Tally::default() }),
         ]);
-        let scores: Vec<_> =
-            period_scores(&Parameters::default(), &tallies).into_iter().map(|(.., score)| score).collect();
+        let scores: Vec<_> = period_scores(&Parameters::default(), &tallies)
+            .into_iter()
+            .map(|(.., score)| score)
+            .collect();
         assert_eq!(scores, [None, Some(1.0)]);
     }
 

@@ -70,7 +70,10 @@ impl Judge {
                     self.route();
                 }
                 Err(error) => {
-                    warn!("no new scores, the last ones stay in force: {:#}", anyhow::Error::from(error));
+                    warn!(
+                        "no new scores, the last ones stay in force: {:#}",
+                        anyhow::Error::from(error)
+                    );
                 }
             }
         }
@@ -95,8 +98,16 @@ impl Judge {
 
     async fn judge(&self) -> Result<Judgement, StoreError> {
         let now = unix_ms();
-        let since = |window: Duration| now.saturating_sub(i64::try_from(window.as_millis()).unwrap_or(i64::MAX));
-        self.store.prune(since(self.retention.periods), since(self.retention.verdicts), since(self.retention.waiting_checks)).await?;
+        let since = |window: Duration| {
+            now.saturating_sub(i64::try_from(window.as_millis()).unwrap_or(i64::MAX))
+        };
+        self.store
+            .prune(
+                since(self.retention.periods),
+                since(self.retention.verdicts),
+                since(self.retention.waiting_checks),
+            )
+            .await?;
         let past = self.store.past_periods(since(self.retention.periods)).await?;
         let judged = self.store.judged(since(self.retention.verdicts)).await?;
         let evidence = gather(&self.network.declared(), &past, &judged);

@@ -97,11 +97,10 @@ async fn fetch_status(config: &Config) -> anyhow::Result<Status> {
         address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
     }
     let client = reqwest::Client::builder().timeout(Duration::from_secs(10)).no_proxy().build()?;
-    let response = client
-        .get(format!("http://{address}/v1/network/status"))
-        .send()
-        .await
-        .with_context(|| format!("no validator answers on {address}; is it running with this configuration?"))?;
+    let response =
+        client.get(format!("http://{address}/v1/network/status")).send().await.with_context(
+            || format!("no validator answers on {address}; is it running with this configuration?"),
+        )?;
     Ok(response.error_for_status()?.json().await?)
 }
 

@@ -60,8 +60,16 @@ impl Metrics {
             "From sending a query to the first token of its answer",
             metrics.first_token.clone(),
         );
-        registry.register("checks", "Answers on their way through checking, by outcome", metrics.checks.clone());
-        registry.register("weights", "Attempts to set weights, by outcome", metrics.weights.clone());
+        registry.register(
+            "checks",
+            "Answers on their way through checking, by outcome",
+            metrics.checks.clone(),
+        );
+        registry.register(
+            "weights",
+            "Attempts to set weights, by outcome",
+            metrics.weights.clone(),
+        );
         Arc::new(metrics)
     }
 

@@ -50,6 +50,10 @@ impl Network {
 
     /// The declared volumes of the running period.
     pub fn declared(&self) -> BTreeMap<ContenderId, Volume> {
-        self.contenders.load().iter().map(|(id, contender)| (id.clone(), contender.declared)).collect()
+        self.contenders
+            .load()
+            .iter()
+            .map(|(id, contender)| (id.clone(), contender.declared))
+            .collect()
     }
 }

@@ -95,7 +95,8 @@ impl Observer {
                 contenders.insert(ContenderId { hotkey, task }, contender);
             }
         }
-        let registered: BTreeSet<Hotkey> = metagraph.neurons.iter().map(|neuron| neuron.hotkey).collect();
+        let registered: BTreeSet<Hotkey> =
+            metagraph.neurons.iter().map(|neuron| neuron.hotkey).collect();
         self.said.retain(|hotkey, _| registered.contains(hotkey));
         self.declared.retain(|hotkey, _| registered.contains(hotkey));
         Some(contenders)

@@ -75,7 +75,8 @@ pub fn schedule(
 }
 
 fn queries(contender: &Declared, probing: &Probing, rng: &mut impl Rng) -> u32 {
-    let wanted = contender.volume.get() * drawn_share(&probing.shares, rng) / contender.tokens_per_request;
+    let wanted =
+        contender.volume.get() * drawn_share(&probing.shares, rng) / contender.tokens_per_request;
     // A cast saturates, and turns a NaN into 0.
     (wanted.round() as u32).clamp(probing.min_queries, probing.max_queries.max(probing.min_queries))
 }

@@ -74,11 +74,14 @@ impl Router {
         let snapshot = self.routes.load();
         let Some(routes) = snapshot.get(task) else { return Vec::new() };
         let best = routes.iter().map(|route| route.score).fold(0.0, f64::max);
-        let chance = |route: &Route| if best > 0.0 { (route.score / best).max(LEAST_CHANCE) } else { 1.0 };
+        let chance =
+            |route: &Route| if best > 0.0 { (route.score / best).max(LEAST_CHANCE) } else { 1.0 };
         // Efraimidis and Spirakis 2006: sorting by u^(1/weight) draws without replacement in proportion to the weights.
         let mut drawn: Vec<(bool, f64, &Route)> = routes
             .iter()
-            .map(|route| (route.is_tripped(), rng.random::<f64>().powf(chance(route).recip()), route))
+            .map(|route| {
+                (route.is_tripped(), rng.random::<f64>().powf(chance(route).recip()), route)
+            })
             .collect();
         drawn.sort_by(|a, b| a.0.cmp(&b.0).then(b.1.total_cmp(&a.1)));
         drawn.into_iter().take(count).map(|(_, _, route)| route.clone()).collect()
@@ -124,7 +127,10 @@ mod tests {
         let router = Router::default();
         router.replace(vec![candidate(1, 0.6), candidate(2, 0.3), candidate(3, 0.0)]);
         let firsts = first_choices(&router, 3_000);
-        assert!(firsts[&Uid(1)] > firsts[&Uid(2)] && firsts[&Uid(2)] > firsts[&Uid(3)], "{firsts:?}");
+        assert!(
+            firsts[&Uid(1)] > firsts[&Uid(2)] && firsts[&Uid(2)] > firsts[&Uid(3)],
+            "{firsts:?}"
+        );
         assert!(firsts[&Uid(3)] > 0);
     }
 
@@ -133,7 +139,8 @@ mod tests {
         let router = Router::default();
         router.replace((1..=5).map(|uid| candidate(uid, 0.5)).collect());
         let mut rng = ChaCha12Rng::seed_from_u64(2);
-        let mut uids: Vec<_> = router.choose(&task(), 9, &mut rng).iter().map(|route| route.uid.0).collect();
+        let mut uids: Vec<_> =
+            router.choose(&task(), 9, &mut rng).iter().map(|route| route.uid.0).collect();
         uids.sort_unstable();
         assert_eq!(uids, [1, 2, 3, 4, 5]);
     }

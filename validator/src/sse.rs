@@ -38,7 +38,8 @@ impl Events {
     /// If the event under way is too large.
     pub fn next(&mut self) -> Result<Option<EventData>, TooLarge> {
         loop {
-            let Some(end) = self.buffer[self.searched..].iter().position(|byte| *byte == b'\n') else {
+            let Some(end) = self.buffer[self.searched..].iter().position(|byte| *byte == b'\n')
+            else {
                 self.searched = self.buffer.len();
                 return if self.searched > MAX_EVENT_BYTES { Err(TooLarge) } else { Ok(None) };
             };
@@ -54,7 +55,11 @@ impl Events {
             }
             let Some(data) = line.strip_prefix(b"data:") else { continue };
             let data = line.slice_ref(data.trim_ascii());
-            return Ok(Some(if data.as_ref() == b"[DONE]" { EventData::Done } else { EventData::Json(data) }));
+            return Ok(Some(if data.as_ref() == b"[DONE]" {
+                EventData::Done
+            } else {
+                EventData::Json(data)
+            }));
         }
     }
 }
@@ -71,7 +76,8 @@ mod tests {
 
     #[test]
     fn events_are_found_however_the_bytes_are_cut() {
-        let stream = b": hello\ndata: {\"a\":1}\r\n\r\nevent: x\ndata:{\"b\":2}\n\ndata: [DONE]\n\n";
+        let stream =
+            b": hello\ndata: {\"a\":1}\r\n\r\nevent: x\ndata:{\"b\":2}\n\ndata: [DONE]\n\n";
         let expected = vec![
             EventData::Json(Bytes::from_static(b"{\"a\":1}")),
             EventData::Json(Bytes::from_static(b"{\"b\":2}")),

@@ -63,8 +63,18 @@ impl Status {
     pub fn table(&self, shown: Shown) -> String {
         let mut table = format!(
             "{:>4}  {:<10} {:<16} {:>9} {:>9} {:>9} {:>8} {:>7} {:>8} {:>9} {:>8} {:>8}\n",
-            "uid", "hotkey", "task", "declared", "used", "answered", "refused", "failed", "quality", "tokens/s",
-            "score", "weight",
+            "uid",
+            "hotkey",
+            "task",
+            "declared",
+            "used",
+            "answered",
+            "refused",
+            "failed",
+            "quality",
+            "tokens/s",
+            "score",
+            "weight",
         );
         for row in &self.rows {
             let counts = match shown {

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use common::checks::{Check, Verdict};
 use common::{BlockNumber, Hotkey, TaskId, Uid};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+};
 use sqlx::{QueryBuilder, Row, Sqlite};
 
 use crate::tally::{ContenderId, Tally};
@@ -118,7 +120,9 @@ impl Store {
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn open_periods(&self) -> Result<BTreeMap<PeriodId, BTreeMap<ContenderId, Tally>>, StoreError> {
+    pub async fn open_periods(
+        &self,
+    ) -> Result<BTreeMap<PeriodId, BTreeMap<ContenderId, Tally>>, StoreError> {
         let rows = sqlx::query(
             "SELECT id, hotkey, task, declared, consumed, served, refused, failed
              FROM periods LEFT JOIN tallies ON tallies.period = periods.id WHERE ended_ms IS NULL",
@@ -166,12 +170,14 @@ impl Store {
         let doing = "save running totals";
         let scored = tallies.iter().map(|(id, tally)| (id, tally, None)).collect::<Vec<_>>();
         // Immediate: nobody may end the period between the question and the answer.
-        let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await.map_err(failed(doing))?;
-        let open: i64 = sqlx::query_scalar("SELECT count(*) FROM periods WHERE id = ? AND ended_ms IS NULL")
-            .bind(period.0)
-            .fetch_one(&mut *transaction)
-            .await
-            .map_err(failed(doing))?;
+        let mut transaction =
+            self.pool.begin_with("BEGIN IMMEDIATE").await.map_err(failed(doing))?;
+        let open: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM periods WHERE id = ? AND ended_ms IS NULL")
+                .bind(period.0)
+                .fetch_one(&mut *transaction)
+                .await
+                .map_err(failed(doing))?;
         if open > 0 {
             upsert(&mut transaction, period, &scored).await?;
         }
@@ -204,7 +210,10 @@ impl Store {
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn past_periods(&self, since_ms: i64) -> Result<BTreeMap<ContenderId, Vec<PastPeriod>>, StoreError> {
+    pub async fn past_periods(
+        &self,
+        since_ms: i64,
+    ) -> Result<BTreeMap<ContenderId, Vec<PastPeriod>>, StoreError> {
         let rows = sqlx::query(
             "SELECT hotkey, task, score, consumed FROM tallies JOIN periods ON periods.id = tallies.period
              WHERE ended_ms >= ? ORDER BY hotkey, task, period DESC",
@@ -216,7 +225,9 @@ impl Store {
         let mut past: BTreeMap<ContenderId, Vec<PastPeriod>> = BTreeMap::new();
         for row in &rows {
             let Some(id) = contender(row) else { continue };
-            past.entry(id).or_default().push(PastPeriod { score: row.get("score"), consumed: row.get("consumed") });
+            past.entry(id)
+                .or_default()
+                .push(PastPeriod { score: row.get("score"), consumed: row.get("consumed") });
         }
         Ok(past)
     }
@@ -225,7 +236,10 @@ impl Store {
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn judged(&self, since_ms: i64) -> Result<BTreeMap<ContenderId, Vec<Judged>>, StoreError> {
+    pub async fn judged(
+        &self,
+        since_ms: i64,
+    ) -> Result<BTreeMap<ContenderId, Vec<Judged>>, StoreError> {
         let rows = sqlx::query(
             "SELECT hotkey, task, quality, speed FROM (
                  SELECT *, row_number() OVER (PARTITION BY hotkey, task ORDER BY at_ms DESC) AS age
@@ -240,7 +254,10 @@ impl Store {
         let mut judged: BTreeMap<ContenderId, Vec<Judged>> = BTreeMap::new();
         for row in &rows {
             let Some(id) = contender(row) else { continue };
-            judged.entry(id).or_default().push(Judged { quality: row.get("quality"), speed: row.get("speed") });
+            judged
+                .entry(id)
+                .or_default()
+                .push(Judged { quality: row.get("quality"), speed: row.get("speed") });
         }
         Ok(judged)
     }
@@ -249,7 +266,11 @@ impl Store {
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn queue_checks(&self, checks: &[PendingCheck], limit: u32) -> Result<usize, StoreError> {
+    pub async fn queue_checks(
+        &self,
+        checks: &[PendingCheck],
+        limit: u32,
+    ) -> Result<usize, StoreError> {
         let doing = "queue answers for checking";
         let waiting = self.checks_waiting().await?;
         let free = usize::try_from(limit.saturating_sub(waiting)).unwrap_or(0);
@@ -324,7 +345,11 @@ impl Store {
     ///
     /// # Errors
     /// If the database fails; the answer goes on waiting then.
-    pub async fn save_verdict(&self, pending: &PendingCheck, verdict: &Verdict) -> Result<(), StoreError> {
+    pub async fn save_verdict(
+        &self,
+        pending: &PendingCheck,
+        verdict: &Verdict,
+    ) -> Result<(), StoreError> {
         let doing = "save a verdict";
         let json = serde_json::to_string(verdict).unwrap_or_default();
         let mut transaction = self.pool.begin().await.map_err(failed(doing))?;
@@ -406,10 +431,11 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn last_weights(&self) -> Result<Option<WeightsOnChain>, StoreError> {
-        let row = sqlx::query("SELECT at_ms, block, weights FROM weights_set ORDER BY id DESC LIMIT 1")
-            .fetch_optional(&self.pool)
-            .await
-            .map_err(failed("read the last weights"))?;
+        let row =
+            sqlx::query("SELECT at_ms, block, weights FROM weights_set ORDER BY id DESC LIMIT 1")
+                .fetch_optional(&self.pool)
+                .await
+                .map_err(failed("read the last weights"))?;
         Ok(row.and_then(|row| {
             let block: i64 = row.get("block");
             Some(WeightsOnChain {
@@ -424,7 +450,12 @@ impl Store {
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn prune(&self, periods_ms: i64, verdicts_ms: i64, waiting_ms: i64) -> Result<(), StoreError> {
+    pub async fn prune(
+        &self,
+        periods_ms: i64,
+        verdicts_ms: i64,
+        waiting_ms: i64,
+    ) -> Result<(), StoreError> {
         for (statement, before) in [
             ("DELETE FROM periods WHERE ended_ms < ?", periods_ms),
             ("DELETE FROM verdicts WHERE at_ms < ?", verdicts_ms),
@@ -565,7 +596,10 @@ pub(crate) mod tests {
         store.save_verdict(&waiting, &verdict(0.0)).await.unwrap();
         assert_eq!(store.checks_waiting().await.unwrap(), 0);
         let judged = store.judged(0).await.unwrap();
-        assert_eq!(judged.into_values().collect::<Vec<_>>(), [[Judged { quality: 0.75, speed: 20.0 }]]);
+        assert_eq!(
+            judged.into_values().collect::<Vec<_>>(),
+            [[Judged { quality: 0.75, speed: 20.0 }]]
+        );
         assert!(store.judged(8).await.unwrap().is_empty());
     }
 
@@ -588,10 +622,13 @@ pub(crate) mod tests {
         store.save_tallies(first, &BTreeMap::from([(contender(), tally(2))])).await.unwrap();
         let second = store.begin_period(2).await.unwrap();
         let open = store.open_periods().await.unwrap();
-        assert_eq!(open, BTreeMap::from([
-            (first, BTreeMap::from([(contender(), tally(2))])),
-            (second, BTreeMap::new()),
-        ]));
+        assert_eq!(
+            open,
+            BTreeMap::from([
+                (first, BTreeMap::from([(contender(), tally(2))])),
+                (second, BTreeMap::new()),
+            ])
+        );
     }
 
     #[tokio::test]

@@ -78,7 +78,9 @@ impl Tallies {
             period: Some(next),
             tallies: declared
                 .iter()
-                .map(|(id, volume)| (id.clone(), Tally { declared: volume.get(), ..Tally::default() }))
+                .map(|(id, volume)| {
+                    (id.clone(), Tally { declared: volume.get(), ..Tally::default() })
+                })
                 .collect(),
             changed: declared.keys().cloned().collect(),
         };
@@ -95,8 +97,10 @@ impl Tallies {
     pub fn take_changed(&self) -> Option<(PeriodId, BTreeMap<ContenderId, Tally>)> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let changed = std::mem::take(&mut open.changed);
-        let totals =
-            changed.into_iter().filter_map(|id| Some((id.clone(), *open.tallies.get(&id)?))).collect();
+        let totals = changed
+            .into_iter()
+            .filter_map(|id| Some((id.clone(), *open.tallies.get(&id)?)))
+            .collect();
         Some((open.period?, totals))
     }
 }
@@ -129,10 +133,12 @@ mod tests {
     #[test]
     fn only_what_changed_is_handed_to_the_store() {
         let tallies = Tallies::default();
-        let changed = |tallies: &Tallies| {
-            tallies.take_changed().unwrap().1.into_keys().collect::<Vec<_>>()
-        };
-        tallies.turn(PeriodId(1), &BTreeMap::from([(id(1), Volume::from(1)), (id(2), Volume::from(1))]));
+        let changed =
+            |tallies: &Tallies| tallies.take_changed().unwrap().1.into_keys().collect::<Vec<_>>();
+        tallies.turn(
+            PeriodId(1),
+            &BTreeMap::from([(id(1), Volume::from(1)), (id(2), Volume::from(1))]),
+        );
         assert_eq!(changed(&tallies), [id(1), id(2)]);
         tallies.record(&id(2), &Outcome::Refused);
         assert_eq!(changed(&tallies), [id(2)]);

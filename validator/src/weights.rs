@@ -153,7 +153,10 @@ impl WeightSetter {
         info!(block = %set.block, "{} weights are on chain since block {}", set.weights.len(), set.block);
         self.metrics.weights("confirmed");
         if let Err(error) = self.store.save_weights(&set).await {
-            warn!("the weights are on chain, but not in the store: {:#}", anyhow::Error::from(error));
+            warn!(
+                "the weights are on chain, but not in the store: {:#}",
+                anyhow::Error::from(error)
+            );
         }
         self.confirmed.send_replace(Some(Arc::new(set)));
     }

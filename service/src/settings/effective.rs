@@ -6,7 +6,7 @@ use url::Url;
 const HIDDEN: &str = "(hidden)";
 
 /// The settings as TOML with secrets hidden: texts under a key that speaks of a token, secret, password, API key or
-/// private key, and passwords inside URLs.
+/// private key, and what is secret inside URLs.
 pub fn effective(table: &Table) -> String {
     let mut shown = table.clone();
     for (key, value) in &mut shown {
@@ -21,18 +21,32 @@ fn hide(key: &str, value: &mut Value) {
         ["token", "secret", "password", "api_key", "private"].iter().any(|word| key.contains(word));
     match value {
         Value::String(text) if secret && !text.is_empty() => HIDDEN.clone_into(text),
-        Value::String(text) => hide_url_password(text),
+        Value::String(text) => hide_url_secrets(text),
         Value::Array(list) => list.iter_mut().for_each(|value| hide(&key, value)),
         Value::Table(table) => table.iter_mut().for_each(|(key, value)| hide(key, value)),
         _ => {}
     }
 }
 
-fn hide_url_password(text: &mut String) {
-    if let Ok(mut url) = Url::parse(text)
-        && url.password().is_some()
-        && url.set_password(Some("hidden")).is_ok()
-    {
+/// Providers of chain nodes put the caller's key into user name, password, query or path.
+fn hide_url_secrets(text: &mut String) {
+    let Ok(mut url) = Url::parse(text) else { return };
+    let mut hidden = false;
+    if url.password().is_some() {
+        hidden |= url.set_password(Some("hidden")).is_ok();
+    }
+    if !url.username().is_empty() && !url.cannot_be_a_base() {
+        hidden |= url.set_username("hidden").is_ok();
+    }
+    if url.query().is_some() {
+        url.set_query(Some("hidden"));
+        hidden = true;
+    }
+    if matches!(url.scheme(), "ws" | "wss") && url.path().len() > 1 {
+        url.set_path("hidden");
+        hidden = true;
+    }
+    if hidden {
         *text = url.into();
     }
 }

@@ -204,3 +204,22 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn keys_of_providers_in_addresses_are_hidden() {
+    let table: Table = r#"
+        node = "wss://user:pass@node.example/v1/KEY?key=KEY"
+        plain = "ws://127.0.0.1:9944"
+        page = "http://127.0.0.1:8092/v1"
+    "#
+    .parse()
+    .unwrap();
+    let text = effective(&table);
+    for secret in ["KEY", "pass@", "user"] {
+        assert!(!text.contains(secret), "{text}");
+    }
+    assert!(
+        text.contains("ws://127.0.0.1:9944") && text.contains("http://127.0.0.1:8092/v1"),
+        "{text}"
+    );
+}

@@ -126,8 +126,11 @@ mod tests {
     #[test]
     fn a_miners_names_and_unasked_logprobs_do_not_reach_the_user() {
         let delta = Delta { role: None, content: Some("hi".into()) };
-        let choice =
-            ChunkChoice { delta: Some(delta), logprobs: Some(json!({"content": []})), ..ChunkChoice::default() };
+        let choice = ChunkChoice {
+            delta: Some(delta),
+            logprobs: Some(json!({"content": []})),
+            ..ChunkChoice::default()
+        };
         let seen = frame(Kind::Chat).chunk(chunk(vec![choice])).unwrap();
         assert_eq!(
             serde_json::to_value(&seen).unwrap(),

@@ -118,7 +118,9 @@ impl Api {
             .get(AUTHORIZATION)
             .and_then(|value| value.to_str().ok())
             .and_then(|value| value.strip_prefix("Bearer "))
-            .ok_or_else(|| ApiError::unauthenticated("send your API key as `Authorization: Bearer KEY`"))?;
+            .ok_or_else(|| {
+                ApiError::unauthenticated("send your API key as `Authorization: Bearer KEY`")
+            })?;
         // Looked up by its hash, so the time it takes says nothing about the keys that exist.
         if self.config.keys.contains(&ApiConfig::hash(key.trim())) {
             Ok(())
@@ -129,16 +131,17 @@ impl Api {
 
     fn parse(&self, kind: Kind, body: &[u8]) -> Result<(&Task, Asked), ApiError> {
         let model = openai::model_of(body)?;
-        let task = self
-            .catalogue
-            .task(&model)
-            .filter(|task| task.enabled)
-            .ok_or_else(|| {
-                ApiError::not_found(format!("the model `{model}` is not served here; see GET /v1/models"))
-                    .with_code("model_not_found")
-            })?;
+        let task = self.catalogue.task(&model).filter(|task| task.enabled).ok_or_else(|| {
+            ApiError::not_found(format!(
+                "the model `{model}` is not served here; see GET /v1/models"
+            ))
+            .with_code("model_not_found")
+        })?;
         if task.kind != kind {
-            return Err(ApiError::bad_request(format!("the model `{model}` is served at {}", task.kind.path())));
+            return Err(ApiError::bad_request(format!(
+                "the model `{model}` is served at {}",
+                task.kind.path()
+            )));
         }
         Ok((task, openai::parse(kind, body, task.limits())?))
     }
@@ -149,10 +152,11 @@ impl Api {
         let slot = Arc::clone(&self.slots)
             .try_acquire_owned()
             .map_err(|_| ApiError::too_many("too many requests at once", RETRY_AFTER))?;
-        let body = tokio::time::timeout(BODY_DEADLINE, to_bytes(request.into_body(), MAX_BODY_BYTES))
-            .await
-            .map_err(|_| ApiError::too_slow())?
-            .map_err(|_| ApiError::too_large(MAX_BODY_BYTES))?;
+        let body =
+            tokio::time::timeout(BODY_DEADLINE, to_bytes(request.into_body(), MAX_BODY_BYTES))
+                .await
+                .map_err(|_| ApiError::too_slow())?
+                .map_err(|_| ApiError::too_large(MAX_BODY_BYTES))?;
         let (task, mut asked) = self.parse(kind, &body)?;
         // Not seeded by anything a miner or a user could know.
         let mut rng = ChaCha12Rng::from_os_rng();
@@ -181,7 +185,8 @@ impl Api {
         for (tried, route) in routes.iter().enumerate() {
             let id = ContenderId { hotkey: route.hotkey, task: task.id.clone() };
             let Some(contender) = contenders.get(&id) else { continue };
-            let mut query = query(id.hotkey, contender, task, body.clone(), asked.generation.max_tokens);
+            let mut query =
+                query(id.hotkey, contender, task, body.clone(), asked.generation.max_tokens);
             // Half of what is left, so that a miner that hangs does not use up the user's patience; all for the last.
             let left = deadline.saturating_duration_since(Instant::now());
             let last = tried + 1 == routes.len();
@@ -196,7 +201,8 @@ impl Api {
                 Err(NotBegun::Objection(why)) => objections.push((query, why)),
                 Err(NotBegun::Outcome(outcome)) => {
                     // A miner that was given less time than the task allows has not failed when that runs out.
-                    let cut_short = query.timeouts.first_token < task.timeouts.first_token().mul_f64(0.9);
+                    let cut_short =
+                        query.timeouts.first_token < task.timeouts.first_token().mul_f64(0.9);
                     match outcome {
                         Outcome::Failed(Failure::NoFirstToken(_)) if cut_short => {}
                         outcome => {
@@ -213,7 +219,10 @@ impl Api {
             return Err(ApiError::bad_request(why));
         }
         warn!(task = %task.id, miners = routes.len(), "no miner answered a request");
-        Err(ApiError::unavailable(format!("no miner answers for `{}` at the moment", task.id), RETRY_AFTER))
+        Err(ApiError::unavailable(
+            format!("no miner answers for `{}` at the moment", task.id),
+            RETRY_AFTER,
+        ))
     }
 
     fn settle(&self, query: &Query, outcome: Outcome, rng: &mut ChaCha12Rng) {

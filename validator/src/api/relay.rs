@@ -7,8 +7,8 @@ use std::time::Duration;
 use axum::Json;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use common::generation::FinishReason;
 use common::Uid;
+use common::generation::FinishReason;
 use common::openai::{Asked, Chunk, Kind, Usage};
 use futures::stream;
 use rand::Rng;
@@ -90,19 +90,28 @@ impl Relay {
     }
 
     /// Asks a miner and waits for its first token.
-    pub(super) async fn begin(&mut self, asker: &Asker, query: Query, route: Route) -> Result<(), NotBegun> {
+    pub(super) async fn begin(
+        &mut self,
+        asker: &Asker,
+        query: Query,
+        route: Route,
+    ) -> Result<(), NotBegun> {
         let mut stream = asker.open(&query).await.map_err(|not_opened| match not_opened {
             NotOpened::Unacceptable(why) => NotBegun::Objection(why),
-            not_opened @ (NotOpened::Refused | NotOpened::Failed(_)) => NotBegun::Outcome(not_opened.into()),
+            not_opened @ (NotOpened::Refused | NotOpened::Failed(_)) => {
+                NotBegun::Outcome(not_opened.into())
+            }
         })?;
         let (sender, parts) = mpsc::unbounded_channel();
         loop {
-            let chunk = stream.next().await.map_err(|failure| NotBegun::Outcome(Outcome::Failed(failure)))?;
+            let chunk = stream
+                .next()
+                .await
+                .map_err(|failure| NotBegun::Outcome(Outcome::Failed(failure)))?;
             let Some(chunk) = chunk else { break };
-            let said_something = chunk
-                .choices
-                .first()
-                .is_some_and(|choice| !choice.added_text().is_empty() || choice.finish_reason.is_some());
+            let said_something = chunk.choices.first().is_some_and(|choice| {
+                !choice.added_text().is_empty() || choice.finish_reason.is_some()
+            });
             // The receiver is at hand.
             let _ = sender.send(Part::Chunk(chunk));
             if said_something {
@@ -110,7 +119,8 @@ impl Relay {
             }
         }
         let uid = route.uid;
-        let reader = Reader { api: Arc::clone(&self.api), query, route, stream, rng: self.rng.clone() };
+        let reader =
+            Reader { api: Arc::clone(&self.api), query, route, stream, rng: self.rng.clone() };
         let reader = AbortOnDropHandle::new(tokio::spawn(reader.run(sender)));
         self.source = Some(Source { uid, parts, _reader: reader });
         Ok(())
@@ -241,7 +251,10 @@ impl Sending {
                     if self.relay.frame.kind != Kind::Chat {
                         continue;
                     }
-                    let first = Chunk { choices: vec![opening()], ..self.relay.frame.usage(Usage::new(0, 0)) };
+                    let first = Chunk {
+                        choices: vec![opening()],
+                        ..self.relay.frame.usage(Usage::new(0, 0))
+                    };
                     json(&Chunk { usage: None, ..first })
                 }
                 Stage::Relaying => match self.relay.next().await {
@@ -259,7 +272,10 @@ impl Sending {
                     }
                     Part::Broken(failure) => {
                         self.stage = Stage::Closed;
-                        warn!(task = self.relay.frame.model, "an answer broke off: the miner {failure}");
+                        warn!(
+                            task = self.relay.frame.model,
+                            "an answer broke off: the miner {failure}"
+                        );
                         json(&broken_off().body())
                     }
                 },

@@ -71,7 +71,8 @@ fn act(name: &str, conduct: Conduct, body: &str) -> Response {
                 timings: Timings::default(),
             };
             let receipt = generated.sign(&Keypair::development(name));
-            let last = format!("data: {}\n\ndata: [DONE]\n\n", json!({"choices": [], "receipt": receipt}));
+            let last =
+                format!("data: {}\n\ndata: [DONE]\n\n", json!({"choices": [], "receipt": receipt}));
             [chunk("hello", None), chunk(" there", None), chunk("", Some("stop")), last].concat()
         }
     };
@@ -119,7 +120,8 @@ fn open() -> ApiConfig {
 
 impl World {
     async fn ask(&self, extra: Value, key: Option<&str>) -> (StatusCode, String) {
-        let mut body = json!({"model": "chat-demo", "messages": [{"role": "user", "content": "hi"}]});
+        let mut body =
+            json!({"model": "chat-demo", "messages": [{"role": "user", "content": "hi"}]});
         body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
         let mut request = Request::builder().method("POST").uri(Kind::Chat.path());
         if let Some(key) = key {
@@ -151,7 +153,10 @@ async fn an_answer_reaches_the_user_without_the_receipt_and_counts_for_the_miner
     assert_eq!(status, StatusCode::OK, "{body}");
     let answer: Value = serde_json::from_str(&body).unwrap();
     assert_eq!(answer["choices"][0]["message"]["content"], "hello there");
-    assert_eq!(answer["usage"], json!({"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}));
+    assert_eq!(
+        answer["usage"],
+        json!({"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8})
+    );
     assert_eq!(answer.get("receipt"), None);
     let tally = world.tally("Bob");
     assert_eq!((tally.served, tally.failed, tally.consumed), (1, 0, 3.0));
@@ -163,19 +168,23 @@ async fn a_stream_has_the_role_first_the_usage_near_the_end_and_done_last() {
     let extra = json!({"stream": true, "stream_options": {"include_usage": true}});
     let (_, body) = world.ask(extra, None).await;
     let events: Vec<_> = body.lines().filter_map(|line| line.strip_prefix("data: ")).collect();
-    let parsed: Vec<Value> = events.iter().filter_map(|event| serde_json::from_str(event).ok()).collect();
+    let parsed: Vec<Value> =
+        events.iter().filter_map(|event| serde_json::from_str(event).ok()).collect();
     assert_eq!(parsed[0]["choices"][0]["delta"]["role"], "assistant");
     assert_eq!(parsed.last().unwrap()["usage"]["completion_tokens"], 3);
     assert_eq!(events.last(), Some(&"[DONE]"));
-    let text: String =
-        parsed.iter().filter_map(|event| event["choices"][0]["delta"]["content"].as_str()).collect();
+    let text: String = parsed
+        .iter()
+        .filter_map(|event| event["choices"][0]["delta"]["content"].as_str())
+        .collect();
     assert_eq!(text, "hello there");
     assert!(!body.contains("receipt"), "{body}");
 }
 
 #[tokio::test]
 async fn the_next_miner_answers_when_the_first_fails() {
-    let world = world(&[("Bob", Conduct::Status(500)), ("Charlie", Conduct::Answers)], open()).await;
+    let world =
+        world(&[("Bob", Conduct::Status(500)), ("Charlie", Conduct::Answers)], open()).await;
     for _ in 0..5 {
         assert_eq!(world.ask(json!({}), None).await.0, StatusCode::OK);
     }
@@ -195,7 +204,8 @@ async fn a_request_that_every_miner_calls_wrong_is_the_users_mistake() {
 
 #[tokio::test]
 async fn a_miner_that_alone_calls_a_request_wrong_has_failed() {
-    let world = world(&[("Bob", Conduct::Status(400)), ("Charlie", Conduct::Answers)], open()).await;
+    let world =
+        world(&[("Bob", Conduct::Status(400)), ("Charlie", Conduct::Answers)], open()).await;
     for _ in 0..5 {
         assert_eq!(world.ask(json!({}), None).await.0, StatusCode::OK);
     }
