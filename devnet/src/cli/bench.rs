@@ -1,5 +1,4 @@
 //! How many weight-setting transactions per second go through the RPC, beside block building alone.
-#![expect(clippy::print_stdout, reason = "commands answer on standard output")]
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,6 +13,7 @@ use futures::StreamExt;
 use tokio::sync::oneshot;
 
 use super::Bench;
+use super::commands::say;
 
 /// The subnet is filled with so many neurons, half of which set weights.
 const NEURONS: u16 = 256;
@@ -66,10 +66,10 @@ pub(super) async fn run(bench: &Bench) -> anyhow::Result<()> {
     let building = build_alone(Arc::clone(&chain), alone).await?;
     let _ = stop.send(());
     running.await??;
-    println!("{} transactions of {} weights", bench.transactions, bench.weights);
-    println!("through the RPC, until all are in final blocks: {rpc:.0} per second");
-    println!("block building alone, signatures included:      {building:.0} per second");
-    println!("ratio: {:.2}", rpc / building);
+    say(format_args!("{} transactions of {} weights", bench.transactions, bench.weights));
+    say(format_args!("through the RPC, until all are in final blocks: {rpc:.0} per second"));
+    say(format_args!("block building alone, signatures included:      {building:.0} per second"));
+    say(format_args!("ratio: {:.2}", rpc / building));
     Ok(())
 }
 

@@ -1,5 +1,7 @@
 //! The commands that work on a running devnet. What they print is for a person or a script to read.
-#![expect(clippy::print_stdout, reason = "commands answer on standard output")]
+
+use std::fmt;
+use std::io::{self, Write};
 
 use anyhow::{Context, bail, ensure};
 use common::{Hotkey, Keypair, Netuid};
@@ -8,30 +10,35 @@ use devnet::setup::{Client, Hyperparameter};
 
 use super::Register;
 
+/// Answers on standard output. Whoever reads it may have seen enough and gone: that is no failure.
+pub(super) fn say(answer: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stdout(), "{answer}");
+}
+
 /// Rao per TAO.
 const TAO: f64 = 1e9;
 
 pub(super) fn check_config(config: &Config) {
-    println!("listen = \"{}\"", config.listen);
-    println!("block_time_ms = {}", config.block_time.as_millis());
+    say(format_args!("listen = \"{}\"", config.listen));
+    say(format_args!("block_time_ms = {}", config.block_time.as_millis()));
     match &config.data {
-        Some(folder) => println!("data = \"{}\"", folder.display()),
-        None => println!("# no data folder: the chain lives in memory"),
+        Some(folder) => say(format_args!("data = \"{}\"", folder.display())),
+        None => say(format_args!("# no data folder: the chain lives in memory")),
     }
 }
 
 pub(super) async fn status(endpoint: &str) -> anyhow::Result<()> {
     let client = Client::connect(endpoint).await?;
-    println!("block {}", client.height().await?);
+    say(format_args!("block {}", client.height().await?));
     for subnet in client.subnets().await? {
-        println!(
+        say(format_args!(
             "subnet {}: {} neurons, tempo {}, commit-reveal {}, {}",
             subnet.netuid,
             subnet.neurons,
             subnet.tempo,
             if subnet.commit_reveal { "on" } else { "off" },
             if subnet.started { "started" } else { "not started" },
-        );
+        ));
     }
     Ok(())
 }
@@ -39,7 +46,7 @@ pub(super) async fn status(endpoint: &str) -> anyhow::Result<()> {
 pub(super) async fn faucet(endpoint: &str, to: &str, tao: f64) -> anyhow::Result<()> {
     let (to, rao) = (account(to)?, rao(tao)?);
     Client::connect(endpoint).await?.faucet(to, rao).await?;
-    println!("{to} got {tao} TAO");
+    say(format_args!("{to} got {tao} TAO"));
     Ok(())
 }
 
@@ -51,21 +58,24 @@ pub(super) async fn register_network(
     let coldkey = development_key(coldkey)?;
     let hotkey = hotkey.map_or(Ok(coldkey.hotkey()), account)?;
     let netuid = Client::connect(endpoint).await?.register_network(&coldkey, hotkey).await?;
-    println!("{netuid}");
+    say(format_args!("{netuid}"));
     Ok(())
 }
 
 pub(super) async fn start(endpoint: &str, netuid: u16, coldkey: &str) -> anyhow::Result<()> {
     let coldkey = development_key(coldkey)?;
     Client::connect(endpoint).await?.start_call(&coldkey, Netuid(netuid)).await?;
-    println!("subnet {netuid} is started");
+    say(format_args!("subnet {netuid} is started"));
     Ok(())
 }
 
 pub(super) async fn register(register: &Register) -> anyhow::Result<()> {
     let (coldkey, hotkey) = (development_key(&register.coldkey)?, account(&register.hotkey)?);
     let client = Client::connect(&register.chain.endpoint).await?;
-    println!("{}", client.burned_register(&coldkey, Netuid(register.netuid), hotkey).await?);
+    say(format_args!(
+        "{}",
+        client.burned_register(&coldkey, Netuid(register.netuid), hotkey).await?
+    ));
     Ok(())
 }
 
@@ -74,7 +84,7 @@ pub(super) async fn stake(register: &Register, tao: f64) -> anyhow::Result<()> {
     let rao = rao(tao)?;
     let client = Client::connect(&register.chain.endpoint).await?;
     client.add_stake(&coldkey, hotkey, Netuid(register.netuid), rao).await?;
-    println!("{tao} TAO are staked on {hotkey} in subnet {}", register.netuid);
+    say(format_args!("{tao} TAO are staked on {hotkey} in subnet {}", register.netuid));
     Ok(())
 }
 
@@ -85,7 +95,7 @@ pub(super) async fn sudo_set(
     value: u64,
 ) -> anyhow::Result<()> {
     Client::connect(endpoint).await?.sudo_set(name, netuid.map(Netuid), value).await?;
-    println!("{name} = {value}");
+    say(format_args!("{name} = {value}"));
     Ok(())
 }
 
@@ -93,7 +103,7 @@ pub(super) fn list(all: &[Hyperparameter]) {
     for known in all {
         let name = known.name.replace('_', "-");
         let netuid = if known.of_subnet { " --netuid N" } else { "" };
-        println!("sudo-set-{name}{netuid} --value 0..{}", known.largest);
+        say(format_args!("sudo-set-{name}{netuid} --value 0..{}", known.largest));
     }
 }
 
