@@ -118,6 +118,7 @@ impl App {
         let observer = Observer::new(Subnet {
             chain: chain.clone(),
             netuid: config.netuid,
+            period: config.period,
             own: keypair.hotkey(),
             own_address: Some(SocketAddr::new(
                 config.external_ip.unwrap_or(address.ip()),

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use chain::axon::check_reachable;
 use chain::{Chain, ChainError, Metagraph};
+use common::capacity::Reading;
 use common::{Hotkey, Netuid, TaskId, Uid, Volume, capacity};
 use futures::{StreamExt, stream};
 use tasks::Catalogue;
@@ -17,6 +18,8 @@ use crate::ask::Asker;
 use crate::network::{Contender, Network};
 use crate::tally::ContenderId;
 
+/// Periods whose lengths differ by less are the same.
+const PERIOD_TOLERANCE: f64 = 0.01;
 /// How long a miner has to declare its capacity.
 const CAPACITY_DEADLINE: Duration = Duration::from_secs(10);
 /// How many miners are asked for their capacity at once.
@@ -38,6 +41,8 @@ pub struct Observer {
 pub struct Subnet {
     pub chain: Chain,
     pub netuid: Netuid,
+    /// Length of a scoring period.
+    pub period: Duration,
     /// Who we are: not a miner to ask.
     pub own: Hotkey,
     /// Where we are reached: not an address to call.
@@ -86,7 +91,7 @@ impl Observer {
                 Err(failure) => (None, vec![failure.to_string()]),
                 Ok(body) => match capacity::read(&body, |task| self.ceiling(task)) {
                     Err(complaint) => (None, vec![complaint]),
-                    Ok(reading) => (Some(reading.tasks), reading.refused),
+                    Ok(reading) => self.per_our_period(reading),
                 },
             };
             self.say(hotkey, complaints);
@@ -100,6 +105,21 @@ impl Observer {
         self.said.retain(|hotkey, _| registered.contains(hotkey));
         self.declared.retain(|hotkey, _| registered.contains(hotkey));
         Some(contenders)
+    }
+
+    /// A declaration for another length of time, as one for ours.
+    fn per_our_period(&self, reading: Reading) -> (Option<BTreeMap<TaskId, Volume>>, Vec<String>) {
+        let Reading { mut tasks, mut refused, period_s } = reading;
+        let ours = self.subnet.period.as_secs_f64();
+        if let Some(theirs) =
+            period_s.filter(|theirs| (ours / theirs - 1.0).abs() > PERIOD_TOLERANCE)
+        {
+            refused.push(format!(
+                "declares its capacity for periods of {theirs} s, where this validator's have {ours} s; it is converted"
+            ));
+            tasks = rescaled(&tasks, ours / theirs, |task| self.ceiling(task));
+        }
+        (Some(tasks), refused)
     }
 
     /// The declaration that counts: this one, or the last one from the same address.
@@ -155,5 +175,36 @@ impl Observer {
         if complaints.is_empty() && !before.is_empty() {
             info!(%miner, "miner {miner} declares its capacity properly again");
         }
+    }
+}
+
+/// Volumes times `factor`, each at most its task's ceiling.
+fn rescaled(
+    tasks: &BTreeMap<TaskId, Volume>,
+    factor: f64,
+    ceiling: impl Fn(&TaskId) -> Option<Volume>,
+) -> BTreeMap<TaskId, Volume> {
+    tasks
+        .iter()
+        .filter_map(|(task, volume)| {
+            // What is not finite was no declaration.
+            let volume = Volume::try_from(volume.get() * factor).ok()?;
+            Some((task.clone(), volume.min(ceiling(task)?)))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_declaration_for_longer_periods_shrinks_and_one_for_shorter_ones_grows_to_the_ceiling() {
+        let task: TaskId = "chat-demo".parse().unwrap();
+        let declared = BTreeMap::from([(task.clone(), Volume::from(900))]);
+        let ceiling = |_: &TaskId| Some(Volume::from(1000));
+        assert_eq!(rescaled(&declared, 1.0 / 90.0, ceiling)[&task], Volume::from(10));
+        assert_eq!(rescaled(&declared, 90.0, ceiling)[&task], Volume::from(1000));
+        assert!(rescaled(&declared, f64::INFINITY, ceiling).is_empty());
     }
 }
