@@ -250,7 +250,7 @@ async fn bad_miners_earn_nothing_and_cost_the_honest_ones_nothing() {
         })
         .await;
         let stored = Evidence::open(&options.data).await;
-        stored.further_periods(2).await;
+        stored.further_periods(1).await;
         stored.close().await;
         let now =
             localnet.validator.status().await.unwrap().weights_block.map_or(0, |block| block.0);
@@ -280,14 +280,10 @@ async fn bad_miners_earn_nothing_and_cost_the_honest_ones_nothing() {
         let mut once = warnings.clone();
         once.sort();
         once.dedup();
-        assert_eq!(once.len(), warnings.len(), "{}", warnings.join("\n"));
+        assert_eq!(once.len(), warnings.len(), "something was said twice");
         for conduct in CONDUCTS.iter().filter(|conduct| **conduct != Conduct::InventsTokens) {
             let hotkey = conduct.hotkey().to_string();
-            assert!(
-                warnings.iter().any(|line| line.contains(&hotkey)),
-                "{conduct:?}\n{}",
-                warnings.join("\n")
-            );
+            assert!(warnings.iter().any(|line| line.contains(&hotkey)), "{conduct:?} went unsaid");
         }
         localnet.stop().await;
     })

@@ -1,10 +1,11 @@
 //! What the tests of whole subnets share.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Once;
 use std::time::Duration;
 
 use ::chain::{Chain, ChainConfig};
@@ -12,7 +13,6 @@ use ::localnet::{Localnet, Options, Screen};
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePool};
 use tokio::time::{sleep, timeout};
 use tracing::Level;
-use tracing::subscriber::DefaultGuard;
 use validator::status::{Shown, Status};
 
 /// A test that takes longer hangs.
@@ -68,7 +68,7 @@ pub(crate) async fn until_status<T>(
 
 /// A local subnet with short periods that writes below `data` and shows nothing.
 pub(crate) async fn start(options: &Options) -> Localnet {
-    Localnet::start(options, &mut Screen::silent()).await.unwrap()
+    Localnet::start(options, &mut Screen::silent(), std::future::pending()).await.unwrap().unwrap()
 }
 
 /// A view of the chain that has nothing to do with the services.
@@ -132,17 +132,18 @@ impl Evidence {
     }
 }
 
-/// What is logged on this thread: in a test whose runtime has one thread, by everything but the engines.
-pub(crate) struct Logs {
-    text: Arc<Mutex<Vec<u8>>>,
-    _until_dropped: DefaultGuard,
+thread_local! {
+    static LOGGED_HERE: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
 }
 
-struct Appender(Arc<Mutex<Vec<u8>>>);
+/// What is logged on this thread: in a test whose runtime has one thread, by everything but the engines.
+pub(crate) struct Logs(());
 
-impl io::Write for Appender {
+struct ThisThread;
+
+impl io::Write for ThisThread {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
+        LOGGED_HERE.with_borrow_mut(|text| text.iter_mut().for_each(|text| text.extend(bytes)));
         Ok(bytes.len())
     }
 
@@ -154,22 +155,44 @@ impl io::Write for Appender {
 impl Logs {
     /// Collects from now on.
     pub(crate) fn collect() -> Self {
-        let text = Arc::new(Mutex::new(Vec::new()));
-        let appender = Arc::clone(&text);
-        let subscriber = tracing_subscriber::fmt()
-            .with_max_level(Level::INFO)
-            .without_time()
-            .with_ansi(false)
-            .with_writer(move || Appender(Arc::clone(&appender)))
-            .finish();
-        Self { text, _until_dropped: tracing::subscriber::set_default(subscriber) }
+        // One for all threads: with one for each, a place in the code that is first reached on a thread without any
+        // stays silent on all.
+        static INSTALLED: Once = Once::new();
+        INSTALLED.call_once(|| {
+            let subscriber = tracing_subscriber::fmt()
+                .with_max_level(Level::INFO)
+                .without_time()
+                .with_ansi(false)
+                .with_writer(|| ThisThread)
+                .finish();
+            tracing::subscriber::set_global_default(subscriber).unwrap();
+            tracing::callsite::rebuild_interest_cache();
+        });
+        LOGGED_HERE.set(Some(Vec::new()));
+        Self(())
+    }
+
+    fn text(&self) -> String {
+        LOGGED_HERE.with_borrow(|text| {
+            String::from_utf8_lossy(text.as_deref().unwrap_or_default()).into_owned()
+        })
     }
 
     /// Everything the validator has warned of, line by line.
     pub(crate) fn warnings_of_the_validator(&self) -> Vec<String> {
-        let text = self.text.lock().unwrap();
-        let lines = String::from_utf8_lossy(&text);
-        let ours = |line: &&str| line.contains(" WARN ") && line.contains("name=\"validator\"");
-        lines.lines().filter(ours).map(str::to_owned).collect()
+        // Its own modules, and others on its behalf.
+        let ours = |line: &str| line.contains(" validator::") || line.contains(" validator{part=");
+        let text = self.text();
+        let warned = text.lines().filter(|line| line.starts_with(" WARN") && ours(line));
+        warned.map(str::to_owned).collect()
+    }
+}
+
+impl Drop for Logs {
+    /// Shows what happened before a test failed.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("{}", self.text());
+        }
     }
 }
