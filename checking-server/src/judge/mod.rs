@@ -5,7 +5,7 @@
 //! 1. **Form** ([`Finding`]): signature, request, counts, ids, text, end. Any finding makes the quality 0. Most need no
 //!    model and are found by [`examine`] before the prefill is paid for.
 //! 2. **Tokens** ([`Evidence::deviation`]): are they what the model draws with the request's seed? Each token weighs by
-//!    its likelihood ratio between a permitted stack and something else, see [`evidence`](self::evidence).
+//!    its likelihood ratio between a permitted stack and something else, see the module `evidence`.
 //! 3. **Log-probabilities** ([`Evidence::logprob_distance`]): are the reported ones those of the model?
 //!
 //! Short answers are not judged by rates: a single mismatch among ten tokens is weak evidence and costs nothing, while

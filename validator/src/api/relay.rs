@@ -60,7 +60,7 @@ struct Source {
 /// What the reader hands on.
 #[derive(Debug)]
 enum Part {
-    Chunk(Chunk),
+    Chunk(Box<Chunk>),
     /// The end, with the token counts if the receipt is in order.
     End(Option<Usage>),
     Broken(Failure),
@@ -113,7 +113,7 @@ impl Relay {
                 !choice.added_text().is_empty() || choice.finish_reason.is_some()
             });
             // The receiver is at hand.
-            let _ = sender.send(Part::Chunk(chunk));
+            let _ = sender.send(Part::Chunk(Box::new(chunk)));
             if said_something {
                 break;
             }
@@ -193,7 +193,7 @@ impl Reader {
             match self.stream.next().await {
                 Ok(Some(chunk)) => {
                     // Without a receiver this task is about to be dropped.
-                    let _ = parts.send(Part::Chunk(chunk));
+                    let _ = parts.send(Part::Chunk(Box::new(chunk)));
                 }
                 Ok(None) => break None,
                 Err(failure) => break Some(failure),
@@ -258,7 +258,7 @@ impl Sending {
                     json(&Chunk { usage: None, ..first })
                 }
                 Stage::Relaying => match self.relay.next().await {
-                    Part::Chunk(chunk) => match self.relay.frame.chunk(without_role(chunk)) {
+                    Part::Chunk(chunk) => match self.relay.frame.chunk(without_role(*chunk)) {
                         Some(chunk) => json(&chunk),
                         None => continue,
                     },
