@@ -3,11 +3,12 @@
 //! Answers wait in the store, so neither a checking server that is away nor a restart loses them. A verdict is applied
 //! once: it replaces the waiting answer in one transaction.
 
+use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use common::checks::{CheckBatch, CheckResults, MAX_BATCH, Outcome};
+use common::checks::{CheckBatch, CheckResults, MAX_BATCH, Outcome, Verdict};
 use service::run::Chain as Causes;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -16,6 +17,7 @@ use url::Url;
 
 use crate::metrics::Metrics;
 use crate::store::{PendingCheck, Store, StoreError};
+use crate::tally::ContenderId;
 
 /// The largest answer of a checking server that is read.
 const MAX_RESPONSE_BYTES: usize = 16 << 20;
@@ -25,6 +27,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// How often the queue is looked at without being told to.
 const IDLE: Duration = Duration::from_secs(5);
+/// Below this the operator is told of an answer.
+const BAD_QUALITY: f64 = 0.5;
 
 /// Where answers are checked.
 #[derive(Clone)]
@@ -55,6 +59,8 @@ pub struct Checker {
     queued: Arc<Notify>,
     /// Rung when verdicts were written.
     judged: Arc<Notify>,
+    /// Whose bad answers have been spoken of.
+    spoken_of: Mutex<BTreeSet<ContenderId>>,
 }
 
 /// Why a batch came back without verdicts.
@@ -92,7 +98,7 @@ impl Checker {
             .timeout(BATCH_DEADLINE)
             .no_proxy()
             .build()?;
-        Ok(Self { http, config, store, metrics, queued, judged })
+        Ok(Self { http, config, store, metrics, queued, judged, spoken_of: Mutex::default() })
     }
 
     /// Works until it is told to stop. What is not judged by then waits in the store.
@@ -198,6 +204,7 @@ impl Checker {
                 Some(Outcome::Verdict(verdict)) if (0.0..=1.0).contains(&verdict.quality) => {
                     self.store.save_verdict(pending, verdict).await?;
                     self.metrics.checked(task, "verdict");
+                    self.speak_of(pending, verdict);
                     done += 1;
                 }
                 Some(Outcome::Unchecked { reason, retry: false }) => {
@@ -217,6 +224,19 @@ impl Checker {
         }
         self.judged.notify_waiters();
         if done == 0 { Err(NotChecked::Busy) } else { Ok(done) }
+    }
+
+    /// Says once of each miner and task that its answers are bad, and why.
+    fn speak_of(&self, pending: &PendingCheck, verdict: &Verdict) {
+        if verdict.quality >= BAD_QUALITY {
+            return;
+        }
+        let (miner, task) = (pending.check.miner, &pending.check.task);
+        let id = ContenderId { hotkey: miner, task: task.clone() };
+        if self.spoken_of.lock().unwrap_or_else(PoisonError::into_inner).insert(id) {
+            let (quality, reasons) = (verdict.quality, verdict.reasons.join("; "));
+            warn!(%miner, %task, "miner {miner}: an answer has quality {quality:.2}: {reasons}");
+        }
     }
 
     async fn send(&self, waiting: &[PendingCheck]) -> Result<CheckResults, NotChecked> {
@@ -258,7 +278,6 @@ fn grow(pause: &mut Duration) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
     use std::sync::atomic::{AtomicU16, Ordering};
 
     use axum::extract::State;
@@ -266,7 +285,7 @@ mod tests {
     use axum::response::{IntoResponse, Response};
     use axum::routing::post;
     use axum::{Json, Router};
-    use common::checks::{CheckResult, Evidence, Verdict};
+    use common::checks::{CheckResult, Evidence};
     use prometheus_client::registry::Registry;
 
     use super::*;
