@@ -84,7 +84,12 @@ impl Cycle {
             };
             if let Some(trouble) = trouble {
                 if said != trouble {
-                    warn!("{trouble}; trying again every {LOOK_AGAIN:?}");
+                    // Miners that are yet to come are no fault.
+                    if turned.is_err() {
+                        warn!("{trouble}; trying again every {LOOK_AGAIN:?}");
+                    } else {
+                        info!("{trouble}; looking again every {LOOK_AGAIN:?}");
+                    }
                     said = trouble;
                 }
                 tokio::select! {

@@ -1,7 +1,5 @@
 //! What the validator knows of every miner, as a table for people and as JSON for programs.
 
-use std::fmt::Write as _;
-
 use common::{BlockNumber, Hotkey, TaskId, Uid};
 use serde::{Deserialize, Serialize};
 
@@ -59,48 +57,44 @@ pub enum Shown {
 }
 
 impl Status {
-    /// One line per miner and task under a heading.
+    /// One line per miner and task under a heading, for terminals of 80 columns.
     pub fn table(&self, shown: Shown) -> String {
-        let mut table = format!(
-            "{:>4}  {:<10} {:<16} {:>9} {:>9} {:>9} {:>8} {:>7} {:>8} {:>9} {:>8} {:>8}\n",
-            "uid",
-            "hotkey",
-            "task",
-            "declared",
-            "used",
-            "answered",
-            "refused",
-            "failed",
-            "quality",
-            "tokens/s",
-            "score",
-            "weight",
+        let mut table = line(
+            ["uid", "hotkey", "task", "used/declared", "ans/ref/fail"].map(str::to_owned),
+            ["quality", "tok/s", "score", "weight"].map(str::to_owned),
         );
         for row in &self.rows {
             let counts = match shown {
                 Shown::Running => row.running,
                 Shown::Finished => row.finished.unwrap_or(row.running),
             };
-            let hotkey: String = row.hotkey.to_string().chars().take(8).collect();
-            let _ = writeln!(
-                table,
-                "{:>4}  {:<10} {:<16} {:>9.0} {:>9.0} {:>9} {:>8} {:>7} {:>8} {:>9} {:>8} {:>8}",
-                row.uid,
-                format!("{hotkey}…"),
-                row.task,
-                counts.declared,
-                counts.used,
-                counts.answered,
-                counts.refused,
-                counts.failed,
-                number(row.quality, 3),
-                number(row.speed, 1),
-                number(row.score, 4),
-                number(row.weight, 4),
-            );
+            let hotkey: String = row.hotkey.to_string().chars().take(5).collect();
+            table.push_str(&line(
+                [
+                    row.uid.to_string(),
+                    format!("{hotkey}…"),
+                    row.task.to_string(),
+                    format!("{:.0}/{:.0}", counts.used, counts.declared),
+                    format!("{}/{}/{}", counts.answered, counts.refused, counts.failed),
+                ],
+                [
+                    number(row.quality, 3),
+                    number(row.speed, 0),
+                    number(row.score, 4),
+                    number(row.weight, 4),
+                ],
+            ));
         }
         table
     }
+}
+
+fn line(who: [String; 5], how: [String; 4]) -> String {
+    let [uid, hotkey, task, volume, counts] = who;
+    let [quality, speed, score, weight] = how;
+    format!(
+        "{uid:>3} {hotkey:<6} {task:<13} {volume:>13} {counts:>12} {quality:>7} {speed:>6} {score:>6} {weight:>6}\n"
+    )
 }
 
 fn number(value: Option<f64>, decimals: usize) -> String {
@@ -135,7 +129,8 @@ mod tests {
         let table = status.table(Shown::Finished);
         let widths: Vec<_> = table.lines().map(|line| line.chars().count()).collect();
         assert_eq!(widths[0], widths[1], "{table}");
-        for cell in ["20000", "512", "0.988", "0.2500", "–"] {
+        assert!(widths[0] <= 80, "{table}");
+        for cell in ["512/20000", "9/1/0", "0.988", "0.2500", "–"] {
             assert!(table.contains(cell), "{cell} is missing in\n{table}");
         }
         assert!(!status.table(Shown::Running).contains("20000"));
