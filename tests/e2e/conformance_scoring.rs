@@ -8,7 +8,8 @@ use std::path::PathBuf;
 
 use common::TaskId;
 use serde::Deserialize;
-use validator::scoring::{self, Evidence, Observed, Parameters, Period, Score};
+use validator::scoring::subnet19::{self, Observed, Parameters, Period};
+use validator::scoring::{Preset, Rules, Score, Summary};
 
 const TOLERANCE: f64 = 1e-9;
 
@@ -101,7 +102,7 @@ fn conformance_sn19_scoring_of_one_period() {
             refused: case.requests_429,
             failed: case.requests_500,
         };
-        let score = scoring::period_score(&Parameters::default(), &seen).map(Score::get);
+        let score = subnet19::period_score(&Parameters::default(), &seen).map(Score::get);
         assert_eq!(score.is_some(), case.expected.is_some(), "case {n}: got {score:?}");
         if let (Some(score), Some(expected)) = (score, case.expected) {
             assert_close(score, expected, &format!("case {n}"));
@@ -116,13 +117,13 @@ fn conformance_sn19_scoring_of_speed() {
         let speeds: BTreeMap<&String, f64> = case
             .metrics
             .iter()
-            .filter_map(|(miner, metrics)| Some((miner, scoring::speed(&parameters, metrics)?)))
+            .filter_map(|(miner, metrics)| Some((miner, subnet19::speed(&parameters, metrics)?)))
             .collect();
         assert_eq!(speeds.len(), case.expected_percentile.len(), "case {n}");
         for (miner, expected) in &case.expected_percentile {
             assert_close(speeds[miner], *expected, &format!("case {n}, speed of {miner}"));
         }
-        let bonuses = scoring::speed_bonuses(&parameters, &speeds);
+        let bonuses = subnet19::speed_bonuses(&parameters, &speeds);
         assert_eq!(bonuses.len(), case.expected_bonus.len(), "case {n}");
         for (miner, expected) in &case.expected_bonus {
             assert_close(bonuses[miner], *expected, &format!("case {n}, bonus of {miner}"));
@@ -134,27 +135,29 @@ fn conformance_sn19_scoring_of_speed() {
 fn conformance_sn19_scoring_of_past_periods() {
     for (n, case) in vectors().normalised_period_score.iter().enumerate() {
         let history =
-            scoring::history(&Parameters::default(), &periods(&case.periods_newest_first));
+            subnet19::history(&Parameters::default(), &periods(&case.periods_newest_first));
         assert_close(history.score.get(), case.expected, &format!("case {n}"));
     }
 }
 
 #[test]
 fn conformance_sn19_scoring_of_weights() {
+    let parameters = Parameters::default();
+    let scorer = Rules::of(Preset::Subnet19).at(0, &[], 0.0);
     for (n, case) in vectors().weights.into_iter().enumerate() {
-        let mut evidence = BTreeMap::new();
+        let mut summaries = BTreeMap::new();
         for (miner, tasks) in case.miners {
             for (task, seen) in tasks {
-                let seen = Evidence {
+                let summary = subnet19::Summary {
+                    quality: subnet19::quality(&parameters, &seen.quality_scores),
+                    speed: subnet19::speed(&parameters, &seen.metrics),
+                    history: subnet19::history(&parameters, &periods(&seen.periods_newest_first)),
                     capacity: seen.capacity,
-                    periods: periods(&seen.periods_newest_first),
-                    qualities: seen.quality_scores,
-                    weighted_speeds: seen.metrics,
                 };
-                evidence.insert((miner.clone(), task), seen);
+                summaries.insert((miner.clone(), task), Summary::Subnet19(summary));
             }
         }
-        let scores = scoring::weights(&Parameters::default(), &case.task_weights, &evidence);
+        let scores = scorer.weights(&case.task_weights, &summaries);
         // Miners that the reference does not mention have earned nothing.
         let expected =
             |of: &BTreeMap<String, f64>, miner: &String| of.get(miner).copied().unwrap_or(0.0);

@@ -2,27 +2,24 @@
 //!
 //! Pure on purpose: no clock, no database, no logging, no randomness, and fixed orders of summation. Everything a weight
 //! depends on is an argument, so that two validators with the same evidence set the same weights, and a disputed weight
-//! can be computed again from the rows it came from. [`weights`] is the way in; the functions it is made of are public so
-//! that each step can be explained and tested alone.
+//! can be computed again from the rows it came from. [`Rules::at`] is the way in: the scorer it returns sums up each
+//! contender alone, and then weighs all of them against each other.
 //!
-//! The formulas are those of subnet 19's validator of January 2025. They are total here: no evidence, however wrong,
-//! makes a score negative, infinite or not a number.
+//! There are two sets of rules: [`touchstone`], the default, and [`subnet19`], the formulas of subnet 19's validator of
+//! January 2025. Both are total: no evidence, however wrong, makes a score negative, infinite or not a number.
+//! `docs/scoring.md` gives the reasons.
 
-mod history;
-mod parameters;
-mod period;
-mod quality;
-mod speed;
-mod weights;
+mod evidence;
+mod rules;
+mod scorer;
+pub mod subnet19;
+pub mod touchstone;
 
 use serde::{Deserialize, Serialize};
 
-pub use history::{History, Period, history};
-pub use parameters::Parameters;
-pub use period::{Observed, period_score};
-pub use quality::quality;
-pub use speed::{speed, speed_bonuses, weighted_speed};
-pub use weights::{Evidence, MinerScore, Scores, TaskScore, weights};
+pub use evidence::{Answer, Evidence, Span, Stretch};
+pub use rules::{Preset, Rules, UnknownPreset, WrongSetting};
+pub use scorer::{Factors, MinerScore, Scorer, Scores, Summary, TaskScore};
 
 /// A number in `0.0..=1.0`. Never NaN, so that scores can be compared and summed without ceremony.
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Default, Serialize, Deserialize)]
@@ -61,3 +58,22 @@ impl From<Score> for f64 {
 fn amount(raw: f64) -> f64 {
     if raw.is_finite() { raw.max(0.0) } else { 0.0 }
 }
+
+/// Checks constants: names those outside their range `least..=most`, with a sentence.
+fn out_of_range(checks: &[(&'static str, f64, f64, f64)]) -> Vec<(&'static str, String)> {
+    checks
+        .iter()
+        .filter(|(_, value, least, most)| !(*least..=*most).contains(value))
+        .map(|(key, value, least, most)| {
+            let range = if *least == f64::MIN_POSITIVE {
+                format!("above 0 and at most {most}")
+            } else {
+                format!("between {least} and {most}")
+            };
+            (*key, format!("must be {range}, is {value}"))
+        })
+        .collect()
+}
+
+/// Exponents above this lose all differences to rounding.
+const MAX_EXPONENT: f64 = 64.0;

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::{MAX_EXPONENT, out_of_range};
+
 /// The constants of the formulas; the defaults are subnet 19's.
 ///
 /// The functions that take them expect [`Parameters::problems`] to be empty.
@@ -47,13 +49,10 @@ impl Default for Parameters {
     }
 }
 
-/// Exponents above this lose all differences to rounding.
-const MAX_EXPONENT: f64 = 64.0;
-
 impl Parameters {
     /// What is wrong with these constants: pairs of key and sentence, empty if nothing is.
     pub fn problems(&self) -> Vec<(&'static str, String)> {
-        let checks = [
+        out_of_range(&[
             ("failure_exponent", self.failure_exponent, 1.0, MAX_EXPONENT),
             ("period_decay", self.period_decay, f64::MIN_POSITIVE, 1.0),
             ("newcomer_multiplier", self.newcomer_multiplier, 0.0, 1.0),
@@ -63,19 +62,7 @@ impl Parameters {
             ("speed_percentile", self.speed_percentile, 0.0, 1.0),
             ("speed_bonus", self.speed_bonus, 0.0, 2.0),
             ("share_exponent", self.share_exponent, f64::MIN_POSITIVE, MAX_EXPONENT),
-        ];
-        checks
-            .into_iter()
-            .filter(|&(_, value, least, most)| !(least..=most).contains(&value))
-            .map(|(key, value, least, most)| {
-                let range = if least == f64::MIN_POSITIVE {
-                    format!("above 0 and at most {most}")
-                } else {
-                    format!("between {least} and {most}")
-                };
-                (key, format!("must be {range}, is {value}"))
-            })
-            .collect()
+        ])
     }
 }
 
