@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod aura;
+pub mod commitments;
 pub mod extensions;
 pub mod genesis;
 pub mod subtensor;
@@ -114,6 +115,8 @@ mod runtime {
     pub type SubtensorModule = subtensor;
     #[runtime::pallet_index(12)]
     pub type Sudo = sudo;
+    #[runtime::pallet_index(18)]
+    pub type Commitments = commitments;
     #[runtime::pallet_index(19)]
     pub type AdminUtils = admin;
 }
@@ -199,6 +202,8 @@ impl subtensor::Config for Runtime {
 impl sudo::Config for Runtime {
     type AnyCall = RuntimeCall;
 }
+
+impl commitments::Config for Runtime {}
 
 impl admin::Config for Runtime {}
 

@@ -3,9 +3,11 @@
 use frame_support::{assert_noop, assert_ok};
 
 use super::*;
+use crate::runtime::commitments::types::{CommitmentInfo, Data};
+use crate::runtime::commitments::{self, CommitmentOf};
 use crate::runtime::subtensor::types::AxonInfo;
 use crate::runtime::subtensor::{self, Error, MIN_STAKE};
-use crate::runtime::{Balances, Runtime};
+use crate::runtime::{Balances, Commitments, Runtime};
 
 type Failure = Error<Runtime>;
 
@@ -235,5 +237,38 @@ fn a_second_subnet_costs_twice_as_much() {
         assert_eq!(stolen, Err(Failure::NonAssociatedColdKey.into()));
         let poor = SubtensorModule::register_network(signed("poor"), account("mine"));
         assert_eq!(poor, Err(Failure::CannotAffordLockCost.into()));
+    });
+}
+
+#[test]
+fn only_neurons_publish_and_only_so_much_between_two_epochs() {
+    type Refused = commitments::Error<Runtime>;
+    first_state().execute_with(|| {
+        subnet(&["miner"]);
+        subtensor::Tempo::<Runtime>::insert(1, 360);
+        let info = |bytes: usize| CommitmentInfo {
+            fields: vec![Data::Raw(vec![7; bytes].try_into().unwrap())].try_into().unwrap(),
+        };
+        let publish = |signer: &str, bytes| {
+            Commitments::set_commitment(signed(signer), 1, Box::new(info(bytes)))
+        };
+        assert_noop!(publish("stranger", 1), Refused::AccountNotAllowedCommit);
+        // However little it is, it counts as 100 bytes.
+        for _ in 0..29 {
+            assert_ok!(publish("miner", 1));
+        }
+        assert_ok!(publish("miner", 128));
+        assert_noop!(publish("miner", 1), Refused::SpaceLimitExceeded);
+        let stored = CommitmentOf::<Runtime>::get(1, account("miner")).unwrap();
+        assert_eq!((stored.info, stored.block, stored.deposit), (info(128), 1, 0));
+        System::set_block_number(361);
+        assert_ok!(publish("miner", 2));
+        assert_eq!(CommitmentOf::<Runtime>::get(1, account("miner")).unwrap().info, info(2));
+        assert_noop!(
+            Commitments::set_max_space(signed("miner"), 5),
+            sp_runtime::DispatchError::BadOrigin
+        );
+        assert_ok!(Commitments::set_max_space(RuntimeOrigin::root(), 5));
+        assert_noop!(publish("miner", 1), Refused::SpaceLimitExceeded);
     });
 }
