@@ -11,6 +11,7 @@ mod clock;
 mod config;
 mod cycle;
 mod evidence;
+pub(crate) mod exam;
 mod judge;
 mod metrics;
 mod network;
@@ -21,7 +22,7 @@ pub mod scoring;
 mod sse;
 pub mod status;
 mod store;
-mod tally;
+pub(crate) mod tally;
 mod weights;
 
 pub use app::{App, Handle};

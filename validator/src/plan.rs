@@ -1,10 +1,13 @@
 //! What to ask whom during one scoring period. Pure: evidence and randomness in, a schedule out.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use common::{Hotkey, TaskId, Volume};
 use rand::Rng;
-use rand::seq::SliceRandom;
+use rand::seq::{IndexedMutRandom, SliceRandom};
+
+use crate::tally::Tally;
 
 /// A miner that declared capacity for a task.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,7 +19,7 @@ pub struct Declared {
     pub tokens_per_request: f64,
 }
 
-/// How much of a declared capacity is probed.
+/// How much of a declared capacity is probed, and how.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Probing {
     /// Pairs of (share of the capacity, weight of that share in the draw). Drawn anew for each contender and period, so
@@ -26,6 +29,11 @@ pub struct Probing {
     pub min_queries: u32,
     /// And at most this often, which bounds what a period costs the validator.
     pub max_queries: u32,
+    /// The part of the queries that come in bursts at the declared rate, `0.0..=1.0`.
+    pub burst_share: f64,
+    /// Contenders are tested at the same time as long as their declared rates sum up to no more than this, in units per
+    /// second; past it they are dealt to several groups. It bounds what the validator itself has to carry.
+    pub max_rate: f64,
 }
 
 impl Default for Probing {
@@ -35,6 +43,8 @@ impl Default for Probing {
             shares: vec![(0.04, 0.5), (0.08, 0.4), (0.12, 0.095), (0.8, 0.005)],
             min_queries: 3,
             max_queries: 400,
+            burst_share: 0.75,
+            max_rate: 20_000.0,
         }
     }
 }
@@ -48,30 +58,167 @@ pub struct Probe {
     pub task: TaskId,
     /// Seed of everything random about the query.
     pub seed: u64,
+    /// The burst that it belongs to. A name, not a number: it differs from the names of the contender's other bursts,
+    /// of this period and of the last.
+    pub burst: Option<u32>,
 }
 
-/// Spreads the probes of a period at independent uniform times: the next one cannot be predicted from the last.
+/// Plans the probes of a period, in the order of their times.
+///
+/// Some are sent alone, at independent uniform times: the next one cannot be predicted from the last. The others come
+/// in bursts at the rate that the contender declares, so that one that declares more than it has falls behind. All
+/// contenders of a group have their bursts at the same few moments, which are drawn anew for each period: hardware that
+/// several hotkeys share is asked for everything that they declare on it at once. The tasks of one hotkey are always in
+/// one group; hotkeys are dealt to groups at random, so that no two can rely on being tested apart.
+///
+/// A burst shows a rate only if it lasts longer than an answer takes. One of few queries, of a small capacity or a
+/// short period, is over before its first answer is; what it shows is then the speed of single answers, less than the
+/// declared rate of an honest miner that answers many at once.
 pub fn schedule(
     contenders: &[Declared],
     probing: &Probing,
     period: Duration,
     rng: &mut impl Rng,
 ) -> Vec<Probe> {
+    let contenders: Vec<_> =
+        contenders.iter().filter(|contender| contender.volume.get() > 0.0).collect();
+    let moments = common_moments(&contenders, probing.max_rate, period, rng);
+    // Bursts of the last period may still be under way. Names from a random one onwards keep these apart from them.
+    let first_name: u32 = rng.random();
     let mut probes = Vec::new();
-    for contender in contenders.iter().filter(|contender| contender.volume.get() > 0.0) {
-        for _ in 0..queries(contender, probing, rng) {
-            probes.push(Probe {
-                at: period.mul_f64(rng.random::<f64>()),
-                hotkey: contender.hotkey,
-                task: contender.task.clone(),
-                seed: rng.random(),
-            });
+    for contender in contenders {
+        let all = queries(contender, probing, rng);
+        let wanted = (f64::from(all) * probing.burst_share).round() as u32;
+        let moments = moments.get(&contender.hotkey).map_or(&[][..], Vec::as_slice);
+        let bursts = bursts(contender, wanted.min(all), moments, rng);
+        let mut times = Vec::new();
+        for burst in &bursts {
+            let each = burst.length / f64::from(burst.size);
+            times.extend((0..burst.size).map(|k| {
+                let at = burst.start + (f64::from(k) + rng.random::<f64>()) * each;
+                (at, Some(first_name.wrapping_add(burst.moment)))
+            }));
         }
+        let alone = all - bursts.iter().map(|burst| burst.size).sum::<u32>();
+        times.extend((0..alone).map(|_| (rng.random(), None)));
+        probes.extend(times.into_iter().map(|(part, burst)| Probe {
+            at: part_of(period, part),
+            hotkey: contender.hotkey,
+            task: contender.task.clone(),
+            seed: rng.random(),
+            burst,
+        }));
     }
     // Equal times are possible: shuffled first, so that none of two miners is always asked first.
     probes.shuffle(rng);
     probes.sort_by_key(|probe| probe.at);
     probes
+}
+
+/// How many work units a synthetic query of a task really takes: the median over contenders of what their answers took
+/// in the period that ended, `ended` being all their tallies for the task.
+///
+/// Bursts then come at the declared rate although the catalogue's estimate, `task_default`, is off. A single miner
+/// cannot move a median far, and it stays within a quarter and four times the estimate. Without three contenders that
+/// have served three queries it is the estimate.
+pub fn typical_tokens<'a>(task_default: f64, ended: impl Iterator<Item = &'a Tally>) -> f64 {
+    let mut means: Vec<_> = ended
+        .filter(|tally| tally.served >= 3)
+        .map(|tally| tally.consumed / f64::from(tally.served))
+        .filter(|mean| mean.is_finite())
+        .collect();
+    if means.len() < 3 {
+        return task_default;
+    }
+    means.sort_by(f64::total_cmp);
+    let upper = means.len() / 2;
+    let lower = (means.len() - 1) / 2;
+    let median = match (means.get(lower), means.get(upper)) {
+        (Some(lower), Some(upper)) => lower + (upper - lower) / 2.0,
+        _ => task_default,
+    };
+    median.max(task_default / 4.0).min(task_default * 4.0)
+}
+
+/// Deals the hotkeys to groups, and draws each group's moments: parts of the period, in order.
+fn common_moments(
+    contenders: &[&Declared],
+    max_rate: f64,
+    period: Duration,
+    rng: &mut impl Rng,
+) -> BTreeMap<Hotkey, Vec<f64>> {
+    let mut hotkeys: Vec<_> = contenders
+        .iter()
+        .map(|contender| contender.hotkey)
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .collect();
+    // Not by size: big ones would always be apart, and two of them could share their hardware unseen.
+    hotkeys.shuffle(rng);
+    let volume: f64 = contenders.iter().map(|contender| contender.volume.get()).sum();
+    // A cast saturates, and turns a NaN into 0.
+    let groups = (volume / period.as_secs_f64() / max_rate).ceil() as usize;
+    let groups: Vec<_> = (0..groups.clamp(1, hotkeys.len().max(1)))
+        .map(|_| {
+            let count = match rng.random::<f64>() {
+                draw if draw < 0.5 => 1,
+                draw if draw < 0.8 => 2,
+                _ => 3,
+            };
+            let mut moments: Vec<f64> = (0..count).map(|_| rng.random()).collect();
+            moments.sort_by(f64::total_cmp);
+            moments
+        })
+        .collect();
+    hotkeys.into_iter().zip(groups.iter().cycle().cloned()).collect()
+}
+
+/// Queries at the declared rate. Times are parts of the period.
+#[derive(Debug)]
+struct Burst {
+    /// Which of the group's moments.
+    moment: u32,
+    size: u32,
+    start: f64,
+    length: f64,
+}
+
+/// Deals queries to the moments at random. What would be a burst of one is left out.
+///
+/// Bursts start at their moments, unless they would overlap (a contender would be asked for more than it declares) or
+/// pass the period's end: then they move by as much as it takes.
+fn bursts(contender: &Declared, queries: u32, moments: &[f64], rng: &mut impl Rng) -> Vec<Burst> {
+    let mut bursts: Vec<_> = (0..)
+        .zip(moments)
+        .map(|(moment, start)| Burst { moment, size: 0, start: *start, length: 0.0 })
+        .collect();
+    for _ in 0..queries {
+        if let Some(burst) = bursts.choose_mut(rng) {
+            burst.size += 1;
+        }
+    }
+    bursts.retain(|burst| burst.size >= 2);
+    // A period's worth of work takes the period.
+    let each = contender.tokens_per_request / contender.volume.get();
+    let each = if each.is_finite() { each.max(0.0) } else { 1.0 };
+    let total: f64 = bursts.iter().map(|burst| f64::from(burst.size) * each).sum();
+    let each = each / total.max(1.0);
+    let mut earliest = 0.0_f64;
+    for burst in &mut bursts {
+        burst.length = f64::from(burst.size) * each;
+        burst.start = burst.start.max(earliest);
+        earliest = burst.start + burst.length;
+    }
+    let mut latest = 1.0_f64;
+    for burst in bursts.iter_mut().rev() {
+        burst.start = burst.start.min(latest - burst.length).max(0.0);
+        latest = burst.start;
+    }
+    bursts
+}
+
+fn part_of(period: Duration, part: f64) -> Duration {
+    Duration::try_from_secs_f64(period.as_secs_f64() * part).unwrap_or(period).min(period)
 }
 
 fn queries(contender: &Declared, probing: &Probing, rng: &mut impl Rng) -> u32 {
@@ -127,7 +274,154 @@ mod tests {
         assert!((mean - 0.0674).abs() < 0.001, "{mean}");
     }
 
+    const PERIOD: Duration = Duration::from_secs(100);
+
+    /// The times of each burst, by contender and name.
+    fn bursts_of(probes: &[Probe]) -> BTreeMap<(Hotkey, TaskId, u32), Vec<Duration>> {
+        let mut bursts: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for probe in probes {
+            if let Some(burst) = probe.burst {
+                let key = (probe.hotkey, probe.task.clone(), burst);
+                bursts.entry(key).or_default().push(probe.at);
+            }
+        }
+        bursts
+    }
+
+    #[test]
+    fn a_burst_comes_at_the_declared_rate() {
+        // 100 queries of 60 units out of 60,000 units in 100 s: 10 a second.
+        let probing = Probing { shares: vec![(0.1, 1.0)], burst_share: 0.75, ..Probing::default() };
+        for seed in 0..50 {
+            let mut rng = ChaCha12Rng::seed_from_u64(seed);
+            let probes = schedule(&[contender(1, 60_000.0)], &probing, PERIOD, &mut rng);
+            assert_eq!(probes.len(), 100);
+            let bursts = bursts_of(&probes);
+            assert_eq!(bursts.values().map(Vec::len).sum::<usize>(), 75);
+            for times in bursts.values() {
+                let lasted = times[times.len() - 1] - times[0];
+                let queries = times.len() as f64;
+                assert!((lasted.as_secs_f64() * 10.0 - queries).abs() <= 2.0, "{lasted:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn bursts_of_one_contender_do_not_overlap() {
+        let probing = Probing { shares: vec![(0.9, 1.0)], ..Probing::default() };
+        for seed in 0..200 {
+            let mut rng = ChaCha12Rng::seed_from_u64(seed);
+            let probes = schedule(&[contender(1, 6_000.0)], &probing, PERIOD, &mut rng);
+            let mut spans: Vec<_> = bursts_of(&probes)
+                .values()
+                .map(|times| (times[0], times[times.len() - 1]))
+                .collect();
+            spans.sort();
+            assert!(spans.windows(2).all(|pair| pair[0].1 <= pair[1].0 + Duration::from_nanos(9)));
+        }
+    }
+
+    #[test]
+    fn all_contenders_of_a_group_are_tested_at_the_same_moments() {
+        let contenders: Vec<_> = (0..20).map(|name| contender(name, 60_000.0)).collect();
+        let probing = Probing { shares: vec![(0.05, 1.0)], ..Probing::default() };
+        let mut rng = ChaCha12Rng::seed_from_u64(4);
+        let bursts = bursts_of(&schedule(&contenders, &probing, PERIOD, &mut rng));
+        let mut starts: BTreeMap<u32, Vec<Duration>> = BTreeMap::new();
+        for ((_, _, name), times) in &bursts {
+            starts.entry(*name).or_default().push(times[0]);
+        }
+        assert!(starts.len() <= 3);
+        for starts in starts.values() {
+            let apart = *starts.iter().max().unwrap() - *starts.iter().min().unwrap();
+            // The first of a burst comes within its tenth of a second, unless bursts had to move.
+            assert!(apart < Duration::from_secs(4), "{apart:?}");
+        }
+    }
+
+    #[test]
+    fn the_tasks_of_a_hotkey_stay_together_and_hotkeys_are_dealt_to_groups_anew() {
+        let contenders: Vec<_> = (0..40)
+            .map(|at: u8| Declared {
+                task: format!("task-{}", at % 2).parse().unwrap(),
+                ..contender(at / 2, 600.0)
+            })
+            .collect();
+        // 240 units a second.
+        let contenders: Vec<_> = contenders.iter().collect();
+        let mut rng = ChaCha12Rng::seed_from_u64(5);
+        let mut together = 0;
+        for _ in 0..400 {
+            let moments = common_moments(&contenders, 60.0, PERIOD, &mut rng);
+            let groups: BTreeSet<_> =
+                moments.values().map(|moments| moments[0].to_bits()).collect();
+            assert_eq!(moments.len(), 20);
+            assert_eq!(groups.len(), 4);
+            let of = |name: u8| &moments[&Hotkey::from_bytes([name; 32])];
+            together += usize::from(of(1) == of(2));
+        }
+        // 4 of the other 19 places.
+        assert!((50..120).contains(&together), "{together}");
+        assert_eq!(common_moments(&contenders, f64::NAN, PERIOD, &mut rng).len(), 20);
+    }
+
+    #[test]
+    fn names_of_bursts_differ_from_period_to_period() {
+        let probing = Probing { shares: vec![(0.1, 1.0)], ..Probing::default() };
+        let mut rng = ChaCha12Rng::seed_from_u64(6);
+        let mut names = || -> BTreeSet<_> {
+            let probes = schedule(&[contender(1, 60_000.0)], &probing, PERIOD, &mut rng);
+            probes.iter().filter_map(|probe| probe.burst).collect()
+        };
+        assert!(names().is_disjoint(&names()));
+    }
+
+    #[test]
+    fn the_typical_answer_is_the_median_of_the_contenders() {
+        let tally = |served, tokens: f64| Tally {
+            served,
+            consumed: tokens * f64::from(served),
+            ..Tally::default()
+        };
+        let typical = |tallies: &[Tally]| typical_tokens(60.0, tallies.iter());
+        assert_eq!(typical(&[tally(3, 90.0), tally(9, 90.0), tally(2, 90.0)]), 60.0);
+        assert_eq!(typical(&[tally(3, 80.0), tally(9, 90.0), tally(4, 1e9)]), 90.0);
+        assert_eq!(typical(&[tally(3, 80.0), tally(9, 90.0), tally(4, 1e9), tally(3, 0.0)]), 85.0);
+        assert_eq!(typical(&[tally(3, 1e9); 3]), 240.0);
+        assert_eq!(typical(&[tally(3, 0.0); 3]), 15.0);
+    }
+
     proptest! {
+        #[test]
+        fn the_typical_answer_is_near_the_estimate(
+            estimate in 1e-3..1e6_f64,
+            tallies in prop::collection::vec((0..10_u32, prop::num::f64::ANY), 0..9),
+        ) {
+            let tallies: Vec<_> = tallies
+                .into_iter()
+                .map(|(served, consumed)| Tally { served, consumed, ..Tally::default() })
+                .collect();
+            let typical = typical_tokens(estimate, tallies.iter());
+            prop_assert!((estimate / 4.0..=estimate * 4.0).contains(&typical));
+        }
+
+        #[test]
+        fn a_schedule_is_total(
+            volume in prop::num::f64::POSITIVE, tokens_per_request in prop::num::f64::ANY,
+            burst_share in prop::num::f64::ANY, max_rate in prop::num::f64::ANY,
+            seconds: u64, seed: u64,
+        ) {
+            let Ok(volume) = volume.abs().try_into() else { return Ok(()) };
+            let contender = Declared { volume, tokens_per_request, ..contender(1, 1.0) };
+            let probing =
+                Probing { burst_share, max_rate, max_queries: 20, ..Probing::default() };
+            let period = Duration::from_secs(seconds);
+            let mut rng = ChaCha12Rng::seed_from_u64(seed);
+            let probes = schedule(&[contender], &probing, period, &mut rng);
+            prop_assert!(probes.len() <= 20);
+            prop_assert!(probes.iter().all(|probe| probe.at <= period));
+        }
+
         #[test]
         fn probes_are_in_order_within_the_period_and_bounded(
             volumes in prop::collection::vec(0.0..1e12_f64, 0..20), seed: u64,
@@ -140,6 +434,7 @@ mod tests {
             let probes = schedule(&contenders, &probing, period, &mut rng);
             prop_assert!(probes.is_sorted_by_key(|probe| probe.at));
             prop_assert!(probes.iter().all(|probe| probe.at <= period));
+            prop_assert!(bursts_of(&probes).values().all(|times| times.len() >= 2));
             for contender in &contenders {
                 let asked = probes.iter().filter(|probe| probe.hotkey == contender.hotkey).count();
                 let expected = if contender.volume.get() > 0.0 { 3..=50 } else { 0..=0 };

@@ -1,11 +1,14 @@
 //! Running totals of the open scoring period.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use common::{Hotkey, TaskId, Volume};
 
-use crate::ask::Outcome;
+use crate::exam::{Asked, Exams, Promise};
+use crate::plan::Probe;
+use crate::scoring::Stretch;
 use crate::store::PeriodId;
 
 /// A miner together with one of the tasks it serves.
@@ -15,7 +18,7 @@ pub struct ContenderId {
     pub task: TaskId,
 }
 
-/// What one contender did in the open period.
+/// What one contender did in one period.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Tally {
     /// Work it declared for the period, in the task's unit.
@@ -23,14 +26,174 @@ pub struct Tally {
     /// Work it did.
     pub consumed: f64,
     pub served: u32,
-    pub refused: u32,
-    pub failed: u32,
+    /// Refusals within the declared capacity, and the sum of what they cost: each the unused share of the capacity.
+    pub refused_within: u32,
+    pub refusal_cost: f64,
+    /// Refusals beyond it, which cost nothing.
+    pub refused_beyond: u32,
+    pub failed: Failures,
+    /// What came to nothing on our own side.
+    pub void: u32,
+    /// The part of the above that users' requests have.
+    pub organic_served: u32,
+    pub organic_refusal_cost: f64,
+    pub organic_failed: u32,
+    /// Finished bursts, the sum of the volumes that they have shown, and the sum of the squares.
+    pub exams: u32,
+    pub shown: f64,
+    pub shown_squared: f64,
+}
+
+/// Failures by what went wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Failures {
+    /// No connection.
+    pub unreachable: u32,
+    /// A status that is neither an answer nor a refusal.
+    pub bad_status: u32,
+    /// No first token, or no end, in time.
+    pub too_late: u32,
+    /// The stream broke off.
+    pub broken: u32,
+    /// No answer to this request: garbage, too much, or without a receipt that the miner signed for it.
+    pub unusable: u32,
+}
+
+impl Failures {
+    /// All of them.
+    pub fn sum(&self) -> u32 {
+        [self.unreachable, self.bad_status, self.too_late, self.broken, self.unusable]
+            .into_iter()
+            .fold(0, u32::saturating_add)
+    }
+
+    fn count(&mut self, kind: FailureKind) {
+        let count = match kind {
+            FailureKind::Unreachable => &mut self.unreachable,
+            FailureKind::BadStatus => &mut self.bad_status,
+            FailureKind::TooLate => &mut self.too_late,
+            FailureKind::Broken => &mut self.broken,
+            FailureKind::Unusable => &mut self.unusable,
+        };
+        *count = count.saturating_add(1);
+    }
+}
+
+/// What went wrong, see [`Failures`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailureKind {
+    Unreachable,
+    BadStatus,
+    TooLate,
+    Broken,
+    Unusable,
+}
+
+/// What became of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    /// An answer of so many units.
+    Served {
+        tokens: u32,
+    },
+    /// The miner said that it is busy (429).
+    Refused,
+    Failed(FailureKind),
+    /// It came to nothing on our own side, which says nothing about the miner.
+    Void,
+}
+
+/// A request that is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settled {
+    /// Whether a user asked.
+    pub organic: bool,
+    /// The burst that it belongs to, as it was planned.
+    pub burst: Option<u32>,
+    /// Most units that the answer may have, as given to [`Tallies::under_way`].
+    pub max_tokens: u32,
+    /// From when it was sent until the outcome was known, counted from any origin that all requests have in common.
+    pub started: Duration,
+    pub ended: Duration,
+    pub what: What,
 }
 
 impl Tally {
-    /// Everything it was asked.
+    /// Everything it was asked and that says something about it.
     pub fn asked(&self) -> u32 {
-        self.served.saturating_add(self.refused).saturating_add(self.failed)
+        self.served.saturating_add(self.refused()).saturating_add(self.failed.sum())
+    }
+
+    /// All refusals.
+    pub fn refused(&self) -> u32 {
+        self.refused_within.saturating_add(self.refused_beyond)
+    }
+
+    /// The tally of one period, of this length and with this end, as evidence for scoring. What checking finds out is
+    /// not in it.
+    pub fn stretch(&self, ended_ms: i64, seconds: f64) -> Stretch {
+        let (seconds, idle_seconds) =
+            if self.asked() > 0 { (seconds, 0.0) } else { (0.0, seconds) };
+        Stretch {
+            at_ms: ended_ms,
+            seconds,
+            idle_seconds,
+            declared: self.declared,
+            consumed: self.consumed,
+            served: self.served.into(),
+            refused_within: self.refused_within.into(),
+            refusal_cost: self.refusal_cost,
+            refused_beyond: self.refused_beyond.into(),
+            failed: self.failed.sum().into(),
+            organic_served: self.organic_served.into(),
+            organic_refusal_cost: self.organic_refusal_cost,
+            organic_failed: self.organic_failed.into(),
+            exams: self.exams.into(),
+            shown: self.shown,
+            shown_squared: self.shown_squared,
+            ..Stretch::default()
+        }
+    }
+
+    /// `under_way`: most units that requests under way may take, this one's included.
+    fn count(&mut self, settled: &Settled, under_way: u64) {
+        let organic = u32::from(settled.organic);
+        match settled.what {
+            What::Served { tokens } => {
+                self.served = self.served.saturating_add(1);
+                self.organic_served = self.organic_served.saturating_add(organic);
+                self.consumed += f64::from(tokens);
+            }
+            What::Refused if self.consumed + under_way as f64 <= self.declared => {
+                self.refused_within = self.refused_within.saturating_add(1);
+                let cost = self.unused_share();
+                self.refusal_cost += cost;
+                self.organic_refusal_cost += if settled.organic { cost } else { 0.0 };
+            }
+            What::Refused => self.refused_beyond = self.refused_beyond.saturating_add(1),
+            What::Failed(kind) => {
+                self.failed.count(kind);
+                self.organic_failed = self.organic_failed.saturating_add(organic);
+            }
+            What::Void => self.void = self.void.saturating_add(1),
+        }
+    }
+
+    /// The part of the declared capacity that is not used up, `0.0..=1.0`.
+    fn unused_share(&self) -> f64 {
+        if self.declared > 0.0 {
+            ((self.declared - self.consumed) / self.declared).clamp(0.0, 1.0)
+        } else {
+            0.0
+        }
+    }
+
+    fn count_exams(&mut self, shown: &[f64]) {
+        for shown in shown {
+            self.exams = self.exams.saturating_add(1);
+            self.shown += shown;
+            self.shown_squared += shown * shown;
+        }
     }
 }
 
@@ -44,38 +207,116 @@ pub struct Tallies {
 struct Open {
     /// `None` before the first period.
     period: Option<PeriodId>,
+    /// Its length.
+    seconds: f64,
     tallies: BTreeMap<ContenderId, Tally>,
     /// Those that differ from what is stored.
     changed: BTreeSet<ContenderId>,
+    /// What goes on from one period into the next, even for somebody who is no contender any more.
+    work: BTreeMap<ContenderId, Work>,
+}
+
+#[derive(Debug, Default)]
+struct Work {
+    /// Most units that the requests under way may take.
+    under_way: u64,
+    exams: Exams,
 }
 
 impl Tallies {
-    /// Counts one finished query. An outcome counts in the period in which it is known.
-    ///
-    /// Somebody who is no contender any more, because a new period has begun without it, is not counted.
-    pub fn record(&self, id: &ContenderId, outcome: &Outcome) {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(tally) = open.tallies.get_mut(id) else { return };
-        match outcome {
-            Outcome::Served(served) => {
-                tally.served = tally.served.saturating_add(1);
-                tally.consumed += f64::from(served.tokens());
-            }
-            Outcome::Refused => tally.refused = tally.refused.saturating_add(1),
-            Outcome::Failed(_) => tally.failed = tally.failed.saturating_add(1),
-        }
-        open.changed.insert(id.clone());
+    /// A request was sent that may take up to `max_tokens` units. [`settle`](Self::settle) or
+    /// [`release`](Self::release) must follow with the same number, or later refusals look as if they were beyond the
+    /// declared capacity.
+    pub fn under_way(&self, id: &ContenderId, max_tokens: u32) {
+        let mut open = self.lock();
+        let work = open.work.entry(id.clone()).or_default();
+        work.under_way = work.under_way.saturating_add(max_tokens.into());
+        work.exams.sent();
     }
 
-    /// Ends the period and begins `next` with these contenders at zero. Returns the one that ended and its totals.
+    /// Counts a request that is over, and says in which period: the one in which its outcome is known.
+    ///
+    /// Somebody who is no contender any more, because a new period has begun without it, is not counted.
+    pub fn settle(&self, id: &ContenderId, settled: &Settled) -> Option<PeriodId> {
+        let mut open = self.lock();
+        let open = &mut *open;
+        let own = u64::from(settled.max_tokens);
+        let mut under_way = own;
+        let mut shown = Vec::new();
+        if let Some(work) = open.work.get_mut(id) {
+            under_way = work.under_way.max(own);
+            work.under_way = work.under_way.saturating_sub(own);
+            let units = match settled.what {
+                What::Served { tokens } => f64::from(tokens),
+                What::Refused | What::Failed(_) | What::Void => 0.0,
+            };
+            let Settled { started, ended, burst, what, .. } = *settled;
+            shown = work.exams.settle(&Asked { started, ended, units, burst }, what == What::Void);
+        }
+        open.forget_if_idle(id);
+        let tally = open.tallies.get_mut(id)?;
+        tally.count(settled, under_way);
+        tally.count_exams(&shown);
+        open.changed.insert(id.clone());
+        open.period
+    }
+
+    /// A request that was sent came to nothing that counts, for example because the user went away.
+    pub fn release(&self, id: &ContenderId, max_tokens: u32) {
+        self.lock().work_on(id, |work| {
+            work.under_way = work.under_way.saturating_sub(max_tokens.into());
+            work.exams.release()
+        });
+    }
+
+    /// A probe that was planned as part of a burst is not sent, the miner being to blame: it leaves too much
+    /// unanswered.
+    ///
+    /// What is left of the burst still counts. If we are to blame, settle the probe as [`What::Void`] instead, with no
+    /// tokens: a burst that we thinned out shows less than the miner can do.
+    pub fn skip(&self, id: &ContenderId, burst: u32) {
+        self.lock().work_on(id, |work| work.exams.skip(burst));
+    }
+
+    /// Says which bursts will come in the period that has just begun. Each of their probes has to be settled or
+    /// skipped; one that is forgotten keeps its burst open until the end of the next period.
+    pub fn plan_bursts(&self, probes: &[Probe]) {
+        let mut sizes: BTreeMap<(ContenderId, u32), u32> = BTreeMap::new();
+        for Probe { hotkey, task, burst, .. } in probes {
+            let Some(burst) = *burst else { continue };
+            let id = ContenderId { hotkey: *hotkey, task: task.clone() };
+            let size = sizes.entry((id, burst)).or_default();
+            *size = size.saturating_add(1);
+        }
+        let mut open = self.lock();
+        for ((id, burst), size) in sizes {
+            let Some(tally) = open.tallies.get(&id) else { continue };
+            let promise = Promise { volume: tally.declared, seconds: open.seconds };
+            open.work.entry(id).or_default().exams.plan(burst, size, promise);
+        }
+    }
+
+    /// Ends the period and begins `next`, of this length in seconds, with these contenders at zero. Returns the one
+    /// that ended and its totals.
     pub fn turn(
         &self,
         next: PeriodId,
         declared: &BTreeMap<ContenderId, Volume>,
+        seconds: f64,
     ) -> Option<(PeriodId, BTreeMap<ContenderId, Tally>)> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.lock();
+        let open = &mut *open;
+        for (id, work) in &mut open.work {
+            let shown = work.exams.turn();
+            if let Some(tally) = open.tallies.get_mut(id) {
+                tally.count_exams(&shown);
+            }
+        }
+        let mut work = std::mem::take(&mut open.work);
+        work.retain(|_, work| !work.is_idle());
         let next = Open {
             period: Some(next),
+            seconds,
             tallies: declared
                 .iter()
                 .map(|(id, volume)| {
@@ -83,19 +324,20 @@ impl Tallies {
                 })
                 .collect(),
             changed: declared.keys().cloned().collect(),
+            work,
         };
-        let ended = std::mem::replace(&mut *open, next);
+        let ended = std::mem::replace(open, next);
         Some((ended.period?, ended.tallies))
     }
 
     /// The totals as they are now.
     pub fn snapshot(&self) -> BTreeMap<ContenderId, Tally> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).tallies.clone()
+        self.lock().tallies.clone()
     }
 
     /// The totals that have changed since the last call, and their period. `None` before the first period.
     pub fn take_changed(&self) -> Option<(PeriodId, BTreeMap<ContenderId, Tally>)> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.lock();
         let changed = std::mem::take(&mut open.changed);
         let totals = changed
             .into_iter()
@@ -103,45 +345,39 @@ impl Tallies {
             .collect();
         Some((open.period?, totals))
     }
+
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Open {
+    /// Does something to a contender's work and counts the exams that it ends.
+    fn work_on(&mut self, id: &ContenderId, change: impl FnOnce(&mut Work) -> Vec<f64>) {
+        let Some(work) = self.work.get_mut(id) else { return };
+        let shown = change(work);
+        self.forget_if_idle(id);
+        if shown.is_empty() {
+            return;
+        }
+        if let Some(tally) = self.tallies.get_mut(id) {
+            tally.count_exams(&shown);
+            self.changed.insert(id.clone());
+        }
+    }
+
+    fn forget_if_idle(&mut self, id: &ContenderId) {
+        if self.work.get(id).is_some_and(Work::is_idle) {
+            self.work.remove(id);
+        }
+    }
+}
+
+impl Work {
+    fn is_idle(&self) -> bool {
+        self.under_way == 0 && self.exams.is_idle()
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ask::Failure;
-
-    fn id(name: u8) -> ContenderId {
-        ContenderId { hotkey: Hotkey::from_bytes([name; 32]), task: "chat-demo".parse().unwrap() }
-    }
-
-    #[test]
-    fn a_new_period_starts_at_zero_and_keeps_the_old_totals_apart() {
-        let tallies = Tallies::default();
-        let declared = BTreeMap::from([(id(1), Volume::from(100))]);
-        assert_eq!(tallies.turn(PeriodId(1), &declared), None);
-        tallies.record(&id(1), &Outcome::Refused);
-        tallies.record(&id(1), &Outcome::Failed(Failure::NoReceipt));
-        tallies.record(&id(2), &Outcome::Refused);
-
-        let ended = tallies.turn(PeriodId(2), &declared);
-
-        let expected = Tally { declared: 100.0, refused: 1, failed: 1, ..Tally::default() };
-        assert_eq!(ended, Some((PeriodId(1), BTreeMap::from([(id(1), expected)]))));
-        assert_eq!(tallies.snapshot()[&id(1)].asked(), 0);
-    }
-
-    #[test]
-    fn only_what_changed_is_handed_to_the_store() {
-        let tallies = Tallies::default();
-        let changed =
-            |tallies: &Tallies| tallies.take_changed().unwrap().1.into_keys().collect::<Vec<_>>();
-        tallies.turn(
-            PeriodId(1),
-            &BTreeMap::from([(id(1), Volume::from(1)), (id(2), Volume::from(1))]),
-        );
-        assert_eq!(changed(&tallies), [id(1), id(2)]);
-        tallies.record(&id(2), &Outcome::Refused);
-        assert_eq!(changed(&tallies), [id(2)]);
-        assert!(changed(&tallies).is_empty());
-    }
-}
+mod tests;

@@ -1,0 +1,205 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn id(name: u8) -> ContenderId {
+    ContenderId { hotkey: Hotkey::from_bytes([name; 32]), task: "chat-demo".parse().unwrap() }
+}
+
+fn settled(what: What) -> Settled {
+    Settled {
+        organic: false,
+        burst: None,
+        max_tokens: 0,
+        started: Duration::ZERO,
+        ended: Duration::from_secs(1),
+        what,
+    }
+}
+
+/// With one contender that declares this much for a period of 100 s.
+fn begun(declared: u32) -> Tallies {
+    let tallies = Tallies::default();
+    tallies.turn(PeriodId(1), &BTreeMap::from([(id(1), Volume::from(declared))]), 100.0);
+    tallies
+}
+
+fn probe(burst: Option<u32>) -> Probe {
+    let ContenderId { hotkey, task } = id(1);
+    Probe { at: Duration::ZERO, hotkey, task, seed: 0, burst }
+}
+
+#[test]
+fn a_new_period_starts_at_zero_and_keeps_the_old_totals_apart() {
+    let tallies = begun(100);
+    let failed = settled(What::Failed(FailureKind::Unusable));
+    assert_eq!(tallies.settle(&id(1), &failed), Some(PeriodId(1)));
+    assert_eq!(tallies.settle(&id(2), &failed), None);
+
+    let declared = BTreeMap::from([(id(1), Volume::from(100))]);
+    let ended = tallies.turn(PeriodId(2), &declared, 100.0);
+
+    let failed = Failures { unusable: 1, ..Failures::default() };
+    let expected = Tally { declared: 100.0, failed, ..Tally::default() };
+    assert_eq!(ended, Some((PeriodId(1), BTreeMap::from([(id(1), expected)]))));
+    assert_eq!(tallies.snapshot()[&id(1)].asked(), 0);
+}
+
+#[test]
+fn only_what_changed_is_handed_to_the_store() {
+    let tallies = Tallies::default();
+    let changed =
+        |tallies: &Tallies| tallies.take_changed().unwrap().1.into_keys().collect::<Vec<_>>();
+    let declared = BTreeMap::from([(id(1), Volume::from(1)), (id(2), Volume::from(1))]);
+    assert_eq!(tallies.turn(PeriodId(1), &declared, 1.0), None);
+    assert_eq!(changed(&tallies), [id(1), id(2)]);
+    tallies.settle(&id(2), &settled(What::Refused));
+    assert_eq!(changed(&tallies), [id(2)]);
+    assert!(changed(&tallies).is_empty());
+}
+
+#[test]
+fn a_refusal_within_the_declared_capacity_costs_the_unused_share() {
+    let tallies = begun(100);
+    tallies.settle(&id(1), &settled(What::Served { tokens: 40 }));
+    tallies.under_way(&id(1), 40);
+    tallies.under_way(&id(1), 20);
+    // 40 used up, 40 under way, and 20 asked for.
+    let refused = Settled { max_tokens: 20, organic: true, ..settled(What::Refused) };
+    tallies.settle(&id(1), &refused);
+    let tally = tallies.snapshot()[&id(1)];
+    assert_eq!((tally.refused_within, tally.refused_beyond), (1, 0));
+    assert_eq!((tally.refusal_cost, tally.organic_refusal_cost), (0.6, 0.6));
+}
+
+#[test]
+fn a_refusal_beyond_the_declared_capacity_costs_nothing() {
+    let tallies = begun(100);
+    tallies.under_way(&id(1), 81);
+    tallies.under_way(&id(1), 20);
+    let refused = Settled { max_tokens: 20, ..settled(What::Refused) };
+    tallies.settle(&id(1), &refused);
+    let tally = tallies.snapshot()[&id(1)];
+    assert_eq!((tally.refused_within, tally.refused_beyond), (0, 1));
+    assert_eq!(tally.refusal_cost, 0.0);
+    // The user goes away, and there is room again.
+    tallies.release(&id(1), 81);
+    tallies.under_way(&id(1), 20);
+    tallies.settle(&id(1), &refused);
+    assert_eq!(tallies.snapshot()[&id(1)].refusal_cost, 1.0);
+}
+
+#[test]
+fn a_refusal_without_any_capacity_costs_nothing() {
+    let tallies = begun(0);
+    tallies.settle(&id(1), &settled(What::Refused));
+    assert_eq!(tallies.snapshot()[&id(1)].refusal_cost, 0.0);
+}
+
+#[test]
+fn requests_under_way_go_on_into_the_next_period() {
+    let tallies = begun(100);
+    tallies.under_way(&id(1), 90);
+    tallies.turn(PeriodId(2), &BTreeMap::from([(id(1), Volume::from(100))]), 100.0);
+    tallies.under_way(&id(1), 20);
+    tallies.settle(&id(1), &Settled { max_tokens: 20, ..settled(What::Refused) });
+    assert_eq!(tallies.snapshot()[&id(1)].refused_beyond, 1);
+}
+
+#[test]
+fn a_finished_burst_is_an_exam_of_the_period_then_open() {
+    let tallies = begun(1_000);
+    tallies.plan_bursts(&[probe(Some(7)), probe(None), probe(Some(7)), probe(Some(7))]);
+    let answer = Settled { burst: Some(7), max_tokens: 9, ..settled(What::Served { tokens: 2 }) };
+    for _ in 0..2 {
+        tallies.under_way(&id(1), 9);
+    }
+    tallies.settle(&id(1), &answer);
+    tallies.turn(PeriodId(2), &BTreeMap::from([(id(1), Volume::from(1_000))]), 100.0);
+    tallies.settle(&id(1), &answer);
+    assert_eq!(tallies.snapshot()[&id(1)].exams, 0);
+    tallies.take_changed();
+    tallies.skip(&id(1), 7);
+    let tally = tallies.take_changed().unwrap().1[&id(1)];
+    // 4 units in 1 s of a period of 100 s.
+    assert_eq!((tally.exams, tally.shown, tally.shown_squared), (1, 400.0, 160_000.0));
+}
+
+#[test]
+fn a_burst_with_a_lost_request_ends_with_the_next_period() {
+    let tallies = begun(1_000);
+    let declared = BTreeMap::from([(id(1), Volume::from(1_000))]);
+    tallies.plan_bursts(&[probe(Some(1)), probe(Some(1))]);
+    let answer = Settled { burst: Some(1), ..settled(What::Served { tokens: 2 }) };
+    tallies.settle(&id(1), &answer);
+    let exams =
+        |ended: Option<(PeriodId, BTreeMap<ContenderId, Tally>)>| ended.unwrap().1[&id(1)].exams;
+    assert_eq!(exams(tallies.turn(PeriodId(2), &declared, 100.0)), 0);
+    assert_eq!(exams(tallies.turn(PeriodId(3), &declared, 100.0)), 1);
+    assert!(tallies.lock().work.is_empty());
+}
+
+#[test]
+fn a_period_in_which_nothing_could_be_asked_is_idle() {
+    let tally = Tally { declared: 5.0, void: 3, ..Tally::default() };
+    let stretch = tally.stretch(9_000, 60.0);
+    assert_eq!((stretch.at_ms, stretch.seconds, stretch.idle_seconds), (9_000, 0.0, 60.0));
+    let stretch = Tally { refused_beyond: 1, ..tally }.stretch(9_000, 60.0);
+    assert_eq!((stretch.seconds, stretch.idle_seconds), (60.0, 0.0));
+}
+
+fn any_what() -> impl Strategy<Value = What> {
+    prop_oneof![
+        (0..200_u32).prop_map(|tokens| What::Served { tokens }),
+        Just(What::Refused),
+        Just(What::Failed(FailureKind::Unreachable)),
+        Just(What::Failed(FailureKind::BadStatus)),
+        Just(What::Failed(FailureKind::TooLate)),
+        Just(What::Failed(FailureKind::Broken)),
+        Just(What::Failed(FailureKind::Unusable)),
+        Just(What::Void),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn totals_add_up(
+        declared in 0..2_000_u32,
+        requests in prop::collection::vec(
+            (any_what(), any::<bool>(), prop::option::of(0..3_u32), 0..300_u32, 0..9_u64, 0..9_u64),
+            0..60,
+        ),
+    ) {
+        let tallies = begun(declared);
+        let probes: Vec<_> =
+            requests.iter().map(|(_, _, burst, ..)| probe(*burst)).collect();
+        tallies.plan_bursts(&probes);
+        for (.., max_tokens, _, _) in &requests {
+            tallies.under_way(&id(1), *max_tokens);
+        }
+        for (what, organic, burst, max_tokens, started, ended) in &requests {
+            let [started, ended] = [started, ended].map(|s| Duration::from_secs(*s));
+            let settled = Settled {
+                organic: *organic,
+                burst: *burst,
+                max_tokens: *max_tokens,
+                started,
+                ended,
+                what: *what,
+            };
+            prop_assert_eq!(tallies.settle(&id(1), &settled), Some(PeriodId(1)));
+        }
+        prop_assert!(tallies.lock().work.is_empty());
+        let tally = tallies.snapshot()[&id(1)];
+        prop_assert_eq!((tally.asked() + tally.void) as usize, requests.len());
+        prop_assert!(tally.refusal_cost <= f64::from(tally.refused_within));
+        prop_assert!((0.0..=tally.refusal_cost).contains(&tally.organic_refusal_cost));
+        prop_assert!(tally.organic_served <= tally.served);
+        prop_assert!(tally.organic_failed <= tally.failed.sum());
+        prop_assert!(tally.exams <= 3);
+        prop_assert!(tally.shown <= f64::from(tally.exams) * tally.declared);
+        // No variance is negative.
+        let squares = tally.shown_squared * f64::from(tally.exams);
+        prop_assert!(tally.shown * tally.shown <= squares * (1.0 + 1e-9));
+    }
+}
