@@ -5,6 +5,7 @@
 
 pub mod axon;
 pub mod client;
+mod commitments;
 mod error;
 mod feed;
 pub mod metagraph;
@@ -19,10 +20,13 @@ pub mod weights;
 
 pub use axon::{Axon, AxonRefused};
 pub use client::{Chain, Head};
+pub use commitments::{Committed, MAX_COMMITMENT_BYTES};
 pub use error::{BlockHash, ChainError};
 pub use metagraph::{Hyperparameters, Metagraph, Neuron};
 pub use network::{BadNetwork, ChainConfig, Network};
-pub use preflight::{Preflight, ServeFacts, WeightFacts, check_serve, check_weights};
+pub use preflight::{
+    CommitFacts, Preflight, ServeFacts, WeightFacts, check_commit, check_serve, check_weights,
+};
 pub use signed::{PoolRefusal, SubmitError};
 pub use transactions::{Served, WeightsSet};
 pub use wallet::{WalletError, WalletPaths};

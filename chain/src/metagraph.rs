@@ -15,7 +15,7 @@ const RAO_PER_TAO: f64 = 1e9;
 /// The root network, where TAO itself is staked.
 const ROOT: Netuid = Netuid(0);
 /// More neurons than any subnet may have: a bound on what one answer makes us read.
-const MAX_NEURONS: u16 = 4096;
+pub(crate) const MAX_NEURONS: u16 = 4096;
 
 /// A subnet, read at one block.
 #[derive(Debug, Clone, PartialEq)]

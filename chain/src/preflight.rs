@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use common::{BlockNumber, Hotkey, Netuid, Uid};
 
 use crate::axon::Axon;
+use crate::commitments::MAX_COMMITMENT_BYTES;
 
 /// What decides whether a hotkey may set weights, read at one block.
 #[derive(Debug, Clone, PartialEq)]
@@ -48,6 +49,16 @@ pub struct ServeFacts {
     pub serving_rate_limit: u64,
     /// The block of the hotkey's last announcement; 0 is never.
     pub last_served: BlockNumber,
+}
+
+/// What decides whether a hotkey may publish a commitment, read at one block.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct CommitFacts {
+    pub netuid: Netuid,
+    pub hotkey: Hotkey,
+    /// Whether there is such a subnet.
+    pub exists: bool,
+    pub registered: bool,
 }
 
 /// Why a transaction is not worth sending.
@@ -93,6 +104,8 @@ pub enum Preflight {
         "the chain stores no axon at {0}. On a local chain announce 0.0.0.1, which stands for this machine"
     )]
     BadAddress(IpAddr),
+    #[error("a commitment has at most {MAX_COMMITMENT_BYTES} bytes, this one has {0}")]
+    CommitmentTooLong(usize),
     #[error("an axon needs a port that is not 0")]
     NoPort,
     #[error(
@@ -167,6 +180,21 @@ pub fn check_weights(
     let share = (u64::from(largest) * u64::from(u16::MAX)).div_ceil(sum);
     if share > facts.max_weights_limit.into() && !is_self_weight {
         return Err(Preflight::WeightTooLarge { uid, share, limit: facts.max_weights_limit });
+    }
+    Ok(())
+}
+
+/// Whether the chain would accept this commitment in the next block. How much a hotkey may publish between two epochs is
+/// left for the chain to judge.
+pub fn check_commit(facts: &CommitFacts, bytes: &[u8]) -> Result<(), Preflight> {
+    if !facts.exists {
+        return Err(Preflight::NoSubnet(facts.netuid));
+    }
+    if !facts.registered {
+        return Err(Preflight::NotRegistered { netuid: facts.netuid, hotkey: facts.hotkey });
+    }
+    if bytes.len() > MAX_COMMITMENT_BYTES {
+        return Err(Preflight::CommitmentTooLong(bytes.len()));
     }
     Ok(())
 }
@@ -318,5 +346,22 @@ mod tests {
         let recent = ServeFacts { last_served: BlockNumber(60), ..facts };
         let refusal = check_serve(&recent, &axon("8.8.8.8:1")).unwrap_err();
         assert_eq!(refusal.allowed_from(), Some(BlockNumber(110)));
+    }
+
+    #[test]
+    fn only_neurons_publish_and_only_so_much() {
+        let facts = CommitFacts {
+            netuid: Netuid(19),
+            hotkey: Keypair::development("Alice").hotkey(),
+            exists: true,
+            registered: true,
+        };
+        assert_eq!(check_commit(&facts, &[0; 128]), Ok(()));
+        assert_eq!(check_commit(&facts, &[0; 129]), Err(Preflight::CommitmentTooLong(129)));
+        let stranger = CommitFacts { registered: false, ..facts };
+        let refused = check_commit(&stranger, &[0; 129]);
+        assert!(matches!(refused, Err(Preflight::NotRegistered { .. })), "{refused:?}");
+        let nowhere = CommitFacts { exists: false, ..stranger };
+        assert_eq!(check_commit(&nowhere, &[]), Err(Preflight::NoSubnet(Netuid(19))));
     }
 }

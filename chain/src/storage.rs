@@ -33,6 +33,7 @@ pub(crate) struct Batch<'a> {
 /// One item of a [`Batch`]. `None` for an item that this runtime does not have.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Slot {
+    pallet: &'static str,
     item: &'static str,
     index: Option<usize>,
 }
@@ -51,11 +52,6 @@ impl At {
 
     pub(crate) fn block(&self) -> &BlockClient {
         &self.block
-    }
-
-    /// Whether this runtime has the storage item.
-    pub(crate) fn has(&self, item: &str) -> bool {
-        entry(self.block.metadata_ref(), item).is_some()
     }
 
     /// A batch; `doing` completes the sentence "the connection was lost while ...".
@@ -105,9 +101,10 @@ impl At {
 
 fn entry<'a>(
     metadata: &'a Metadata,
+    pallet: &str,
     item: &str,
 ) -> Option<&'a subxt::metadata::StorageEntryMetadata> {
-    metadata.pallet_by_name(PALLET)?.storage()?.entry_by_name(item)
+    metadata.pallet_by_name(pallet)?.storage()?.entry_by_name(item)
 }
 
 impl<'a> Batch<'a> {
@@ -117,10 +114,20 @@ impl<'a> Batch<'a> {
         item: &'static str,
         keys: impl IntoIterator<Item = Value>,
     ) -> Result<Slot, ChainError> {
-        if !self.at.has(item) {
-            return Ok(Slot { item, index: None });
+        self.add_of(PALLET, item, keys)
+    }
+
+    /// As [`Batch::add`], for an item of another pallet.
+    pub(crate) fn add_of(
+        &mut self,
+        pallet: &'static str,
+        item: &'static str,
+        keys: impl IntoIterator<Item = Value>,
+    ) -> Result<Slot, ChainError> {
+        if entry(self.at.block.metadata_ref(), pallet, item).is_none() {
+            return Ok(Slot { pallet, item, index: None });
         }
-        let address = subxt::dynamic::storage::<Vec<Value>, Value>(PALLET, item);
+        let address = subxt::dynamic::storage::<Vec<Value>, Value>(pallet, item);
         let key = self
             .at
             .block
@@ -128,7 +135,7 @@ impl<'a> Batch<'a> {
             .entry(address)
             .and_then(|entry| entry.fetch_key(keys.into_iter().collect()));
         self.keys.push(key.map_err(|error| ChainError::unexpected(self.doing, error))?);
-        Ok(Slot { item, index: Some(self.keys.len() - 1) })
+        Ok(Slot { pallet, item, index: Some(self.keys.len() - 1) })
     }
 
     /// Reads all items that were added, in as few requests as is polite.
@@ -153,14 +160,14 @@ impl Found<'_> {
     pub(crate) fn get<T: DecodeAsType>(&self, slot: Slot) -> Result<Option<T>, ChainError> {
         let Some(index) = slot.index else { return Ok(None) };
         let metadata = self.at.block.metadata_ref();
-        let Some(entry) = entry(metadata, slot.item) else { return Ok(None) };
+        let Some(entry) = entry(metadata, slot.pallet, slot.item) else { return Ok(None) };
         let stored = self.values.get(index).and_then(Option::as_deref);
         let Some(bytes) = stored.or_else(|| entry.default_value()) else { return Ok(None) };
         let value = T::decode_as_type(&mut &*bytes, entry.value_ty(), metadata.types());
         value.map(Some).map_err(|error| {
             ChainError::unexpected(
                 self.doing,
-                format!("{PALLET}.{} has another layout: {error}", slot.item),
+                format!("{}.{} has another layout: {error}", slot.pallet, slot.item),
             )
         })
     }

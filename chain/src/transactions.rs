@@ -17,7 +17,7 @@ use crate::signed::{Call, Included, SubmitError, pause_after};
 use crate::storage::{At, Key as _, PALLET};
 
 /// How long a chain that goes away just after it took a transaction is awaited, to read back what it took.
-const PROOF_PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PROOF_PATIENCE: Duration = Duration::from_secs(60);
 
 /// What became of an announcement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,13 +123,13 @@ impl Chain {
     }
 
     /// The newest block, which includes our own transactions that are not final yet.
-    async fn newest_at(&self) -> Result<At, ChainError> {
+    pub(crate) async fn newest_at(&self) -> Result<At, ChainError> {
         let connection = self.connection().await?;
         let block = connection.best().await?;
         Ok(At::new(connection, block))
     }
 
-    async fn at_block_of(&self, included: &Included) -> Result<At, ChainError> {
+    pub(crate) async fn at_block_of(&self, included: &Included) -> Result<At, ChainError> {
         let connection = self.connection().await?;
         let block = connection.at(included.hash.into(), included.block.0).await?;
         Ok(At::new(connection, block))
@@ -266,6 +266,7 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
+    use crate::commitments::commit_call;
     use crate::network::{ChainConfig, Network};
 
     /// What every runtime so far has.
@@ -298,6 +299,8 @@ mod tests {
         is_send(chain.set_weights(Netuid(1), &[], 0, &alice));
         is_send(chain.serve_axon(Netuid(1), Axon::local(1), &alice));
         is_send(chain.weight_facts(Netuid(1), &alice));
+        is_send(chain.commit(Netuid(1), &alice, &[]));
+        is_send(chain.commitments(Netuid(1)));
         is_send(chain.metagraph(Netuid(1)));
         is_send(chain.follow(CancellationToken::new()));
     }
@@ -336,16 +339,19 @@ mod tests {
             data(serve_axon_call(Netuid(19), Axon::at(([8, 8, 8, 8], 8091).into()))),
             serve_axon
         );
+        let commitment = [18, 0, 19, 0, 4, 4, 1, 2, 3];
+        assert_eq!(data(commit_call(Netuid(19), &[1, 2, 3])), commitment);
 
         let number = || Value::u128(1);
         let account = || Value::from_bytes([1; 32]);
-        let has = |item: &str, keys: Vec<Value>| {
+        let has_in = |pallet: &str, item: &str, keys: Vec<Value>| {
             let entry = at
                 .storage()
-                .entry(subxt::dynamic::storage::<Vec<Value>, Value>(PALLET, item))
+                .entry(subxt::dynamic::storage::<Vec<Value>, Value>(pallet, item))
                 .unwrap();
             entry.fetch_key(keys).unwrap_or_else(|error| panic!("{item}: {error}"));
         };
+        let has = |item: &str, keys: Vec<Value>| has_in(PALLET, item, keys);
         for item in ITEMS_OF_SUBNET {
             has(item, vec![number()]);
         }
@@ -360,5 +366,6 @@ mod tests {
         }
         has("TotalHotkeyAlpha", vec![account(), number()]);
         has("Owner", vec![account()]);
+        has_in("Commitments", "CommitmentOf", vec![number(), account()]);
     }
 }
