@@ -220,22 +220,7 @@ impl Catalogue {
     /// # Errors
     /// Every problem at once, or why the file cannot be read.
     pub fn load(path: &Path) -> Result<Self, BadCatalogue> {
-        let source = path.display().to_string();
-        let unreadable = |what: String| BadCatalogue {
-            source: source.clone(),
-            problems: vec![Problem { key: String::new(), what }],
-        };
-        let size = std::fs::metadata(path)
-            .map_err(|error| unreadable(format!("it cannot be read: {error}")))?
-            .len();
-        if size > MAX_FILE_BYTES {
-            return Err(unreadable(format!(
-                "it has {size} bytes, at most {MAX_FILE_BYTES} are read"
-            )));
-        }
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| unreadable(format!("it cannot be read: {error}")))?;
-        let mut catalogue = Self::parse(&text, &source)?;
+        let mut catalogue = Self::parse(&read_text(path)?, &path.display().to_string())?;
         let base = path.parent().unwrap_or(Path::new(""));
         for task in &mut catalogue.tasks {
             if let ModelSource::Folder(folder) = &mut task.engine.source {
@@ -264,6 +249,21 @@ impl Catalogue {
     pub fn weights(&self) -> &BTreeMap<TaskId, f64> {
         &self.weights
     }
+}
+
+/// A catalogue's file as text.
+pub(crate) fn read_text(path: &Path) -> Result<String, BadCatalogue> {
+    let unreadable = |what: String| BadCatalogue {
+        source: path.display().to_string(),
+        problems: vec![Problem { key: String::new(), what }],
+    };
+    let size = std::fs::metadata(path)
+        .map_err(|error| unreadable(format!("it cannot be read: {error}")))?
+        .len();
+    if size > MAX_FILE_BYTES {
+        return Err(unreadable(format!("it has {size} bytes, at most {MAX_FILE_BYTES} are read")));
+    }
+    std::fs::read_to_string(path).map_err(|error| unreadable(format!("it cannot be read: {error}")))
 }
 
 /// The weights of the enabled tasks as parts of their sum, or zeros as they are.

@@ -1,6 +1,7 @@
 //! The task catalogue: kinds, limits, weightings, work units, and the synthetic requests that tasks are probed with.
 
 mod catalogue;
+pub mod edit;
 mod reader;
 pub mod synthetic;
 pub mod wire;
