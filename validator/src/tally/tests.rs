@@ -1,6 +1,9 @@
 use proptest::prelude::*;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha12Rng;
 
 use super::*;
+use crate::plan::{Declared, Probing, schedule};
 
 fn id(name: u8) -> ContenderId {
     ContenderId { hotkey: Hotkey::from_bytes([name; 32]), task: "chat-demo".parse().unwrap() }
@@ -146,6 +149,62 @@ fn a_period_in_which_nothing_could_be_asked_is_idle() {
     assert_eq!((stretch.at_ms, stretch.seconds, stretch.idle_seconds), (9_000, 0.0, 60.0));
     let stretch = Tally { refused_beyond: 1, ..tally }.stretch(9_000, 60.0);
     assert_eq!((stretch.seconds, stretch.idle_seconds), (60.0, 0.0));
+}
+
+/// Mean of what the exams of 20 periods show of a miner that answers 4 requests at once with 30 tokens a second each,
+/// and lets the others wait. `declared` and the result are parts of what it really has.
+fn shown_by_a_miner_that_declares(declared: f64) -> f64 {
+    const SECONDS: f64 = 1_200.0;
+    let capacity = 4.0 * 30.0 * SECONDS;
+    let volume = Volume::try_from(declared * capacity).unwrap();
+    let ContenderId { hotkey, task } = id(1);
+    let contenders = [Declared { hotkey, task, volume, tokens_per_request: 60.0 }];
+    let everyone = BTreeMap::from([(id(1), volume)]);
+    let mut rng = ChaCha12Rng::seed_from_u64(1);
+    let tallies = Tallies::default();
+    let (mut exams, mut shown) = (0, 0.0);
+    for period in 0..=20 {
+        let ended = tallies.turn(PeriodId(period), &everyone, SECONDS);
+        if let Some(tally) = ended.and_then(|(_, tallies)| tallies.get(&id(1)).copied()) {
+            exams += tally.exams;
+            shown += tally.shown;
+        }
+        let period = Duration::from_secs_f64(SECONDS);
+        let probes = schedule(&contenders, &Probing::default(), period, &mut rng);
+        tallies.plan_bursts(&probes);
+        let mut free = [Duration::ZERO; 4];
+        let mut settled: Vec<_> = probes
+            .iter()
+            .map(|probe| {
+                free.sort();
+                let tokens = rng.random_range(20..=100);
+                let answering = Duration::from_secs_f64(f64::from(tokens) / 30.0);
+                free[0] = free[0].max(probe.at) + answering;
+                Settled {
+                    burst: probe.burst,
+                    started: probe.at,
+                    ended: free[0],
+                    ..settled(What::Served { tokens })
+                }
+            })
+            .collect();
+        settled.sort_by_key(|settled| settled.ended);
+        for settled in settled {
+            tallies.under_way(&id(1), 0);
+            tallies.settle(&id(1), &settled);
+        }
+    }
+    shown / f64::from(exams) / capacity
+}
+
+#[test]
+fn exams_show_what_a_miner_has_and_not_what_it_declares() {
+    for (declared, expected) in
+        [(0.5, 0.45..0.5), (0.9, 0.8..0.9), (2.0, 0.9..1.1), (5.0, 0.9..1.1)]
+    {
+        let shown = shown_by_a_miner_that_declares(declared);
+        assert!(expected.contains(&shown), "{declared}: {shown}");
+    }
 }
 
 fn any_what() -> impl Strategy<Value = What> {
