@@ -17,6 +17,7 @@ use url::Url;
 
 use crate::metrics::Metrics;
 use crate::store::{PendingCheck, Store, StoreError};
+use crate::suspicion::Suspicions;
 use crate::tally::ContenderId;
 
 /// The largest answer of a checking server that is read.
@@ -55,6 +56,8 @@ pub struct Checker {
     config: CheckingConfig,
     store: Store,
     metrics: Arc<Metrics>,
+    /// Learn of every verdict.
+    suspicions: Arc<Suspicions>,
     /// Rung when answers were queued.
     queued: Arc<Notify>,
     /// Rung when verdicts were written.
@@ -89,6 +92,7 @@ impl Checker {
         config: CheckingConfig,
         store: Store,
         metrics: Arc<Metrics>,
+        suspicions: Arc<Suspicions>,
         queued: Arc<Notify>,
         judged: Arc<Notify>,
     ) -> Result<Self, reqwest::Error> {
@@ -98,7 +102,16 @@ impl Checker {
             .timeout(BATCH_DEADLINE)
             .no_proxy()
             .build()?;
-        Ok(Self { http, config, store, metrics, queued, judged, spoken_of: Mutex::default() })
+        Ok(Self {
+            http,
+            config,
+            store,
+            metrics,
+            suspicions,
+            queued,
+            judged,
+            spoken_of: Mutex::default(),
+        })
     }
 
     /// Works until it is told to stop. What is not judged by then waits in the store.
@@ -204,7 +217,9 @@ impl Checker {
                 Some(Outcome::Verdict(verdict)) if (0.0..=1.0).contains(&verdict.quality) => {
                     self.store.save_verdict(pending, verdict).await?;
                     self.metrics.checked(task, "verdict");
-                    self.speak_of(pending, verdict);
+                    let contender = ContenderId { hotkey: pending.check.miner, task: task.clone() };
+                    self.suspicions.judged(&contender, verdict.quality);
+                    self.speak_of(contender, verdict);
                     done += 1;
                 }
                 Some(Outcome::Unchecked { reason, retry: false }) => {
@@ -227,13 +242,12 @@ impl Checker {
     }
 
     /// Says once of each miner and task that its answers are bad, and why.
-    fn speak_of(&self, pending: &PendingCheck, verdict: &Verdict) {
+    fn speak_of(&self, contender: ContenderId, verdict: &Verdict) {
         if verdict.quality >= BAD_QUALITY {
             return;
         }
-        let (miner, task) = (pending.check.miner, &pending.check.task);
-        let id = ContenderId { hotkey: miner, task: task.clone() };
-        if self.spoken_of.lock().unwrap_or_else(PoisonError::into_inner).insert(id) {
+        let ContenderId { hotkey: miner, task } = contender.clone();
+        if self.spoken_of.lock().unwrap_or_else(PoisonError::into_inner).insert(contender) {
             let (quality, reasons) = (verdict.quality, verdict.reasons.join("; "));
             warn!(%miner, %task, "miner {miner}: an answer has quality {quality:.2}: {reasons}");
         }
@@ -343,7 +357,9 @@ mod tests {
         store.queue_checks(&waiting, 100).await.unwrap();
         let config = CheckingConfig { url, token: "x".to_owned(), batch: 16, queue: 100 };
         let metrics = Metrics::new(&mut Registry::default());
-        let checker = Checker::new(config, store, metrics, Arc::default(), Arc::default()).unwrap();
+        let checker =
+            Checker::new(config, store, metrics, Arc::default(), Arc::default(), Arc::default())
+                .unwrap();
         Bench { checker, script, _server: server, _folder: folder }
     }
 
@@ -359,7 +375,7 @@ mod tests {
             let _ = bench.checker.check_some(1).await;
         }
         assert_eq!(bench.checker.store.checks_waiting().await.unwrap(), 0);
-        let judged = bench.checker.store.judged(0).await.unwrap();
+        let judged = bench.checker.store.answers(0).await.unwrap();
         assert_eq!(judged.values().map(Vec::len).sum::<usize>(), 2);
     }
 
@@ -381,7 +397,7 @@ mod tests {
         bench.script.status.store(413, Ordering::Relaxed);
         assert_eq!(bench.checker.check_some(16).await.unwrap(), 3);
         assert_eq!(*bench.script.batches.lock().unwrap(), [3, 1, 1, 1]);
-        let judged = bench.checker.store.judged(0).await.unwrap();
+        let judged = bench.checker.store.answers(0).await.unwrap();
         assert_eq!(judged.values().map(Vec::len).sum::<usize>(), 2);
     }
 }

@@ -1,0 +1,204 @@
+//! What must survive a restart, in a SQLite file or a PostgreSQL database.
+//!
+//! Only this module speaks SQL. It takes and returns domain types; ids of answers and all times are made by its callers.
+
+mod checks;
+mod database;
+mod error;
+mod location;
+mod periods;
+mod prune;
+mod scorings;
+mod stretches;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use sqlx::migrate::Migrator;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+
+use crate::tally::ContenderId;
+use database::{Database, Record};
+
+pub use checks::{ANSWERS_PER_CONTENDER, CheckedAnswer, PendingCheck};
+pub use error::StoreError;
+pub use location::{Location, LocationError};
+pub use periods::PeriodId;
+pub use prune::Retain;
+pub use scorings::{Scoring, ScoringId, WeightsOnChain};
+
+static SQLITE: Migrator = sqlx::migrate!("./migrations/sqlite");
+static POSTGRES: Migrator = sqlx::migrate!("./migrations/postgres");
+
+/// How long a call waits for another program that has the file.
+const BUSY: Duration = Duration::from_secs(10);
+const CONNECTIONS: u32 = 4;
+
+/// The validator's database.
+#[derive(Debug, Clone)]
+pub struct Store {
+    database: Database,
+    /// The tables of which it was said that some rows cannot be read.
+    said: Arc<Mutex<BTreeSet<&'static str>>>,
+}
+
+impl Store {
+    /// Opens the database, makes the file if there is none, and brings the tables to this version.
+    ///
+    /// # Errors
+    /// If it cannot be opened or written, is no database, or comes from a newer version.
+    pub async fn open(at: &Location) -> Result<Self, StoreError> {
+        let opened = |source| StoreError::open(at, source);
+        match at {
+            Location::Sqlite(path) => {
+                let options = sqlite(path)
+                    .create_if_missing(true)
+                    .journal_mode(SqliteJournalMode::Wal)
+                    // In WAL mode a power cut can lose the last commits, never the file.
+                    .synchronous(SqliteSynchronous::Normal);
+                let pool = sqlite_pool().connect_with(options).await.map_err(opened)?;
+                let migrated = SQLITE.run(&pool).await;
+                migrated.map_err(|error| StoreError::migrate(at, newest(&SQLITE), error))?;
+                Ok(Self::new(Database::Sqlite(pool)))
+            }
+            Location::Postgres(url) => {
+                let options: PgConnectOptions = url.parse().map_err(opened)?;
+                let pool = postgres_pool().connect_with(options).await.map_err(opened)?;
+                let migrated = POSTGRES.run(&pool).await;
+                migrated.map_err(|error| StoreError::migrate(at, newest(&POSTGRES), error))?;
+                Ok(Self::new(Database::Postgres(pool)))
+            }
+        }
+    }
+
+    /// Opens a database of this version to look into it. Nothing in it is changed, and a validator may be using it.
+    ///
+    /// # Errors
+    /// If it cannot be opened, or is not of this version.
+    pub async fn open_to_read(at: &Location) -> Result<Self, StoreError> {
+        let opened = |source| StoreError::open(at, source);
+        let (database, known) = match at {
+            Location::Sqlite(path) => {
+                let options = sqlite(path).read_only(true);
+                let pool = match sqlite_pool().connect_with(options.clone()).await {
+                    Ok(pool) => pool,
+                    // A folder that cannot be written has no place for the files by which SQLite shares a database. Without
+                    // a log beside it nobody is writing it, so that nothing has to be shared.
+                    Err(error) if path.exists() && !has_log(path) => sqlite_pool()
+                        .connect_with(options.immutable(true))
+                        .await
+                        .map_err(|_| opened(error))?,
+                    Err(error) => return Err(opened(error)),
+                };
+                (Database::Sqlite(pool), newest(&SQLITE))
+            }
+            Location::Postgres(url) => {
+                let options = url
+                    .parse::<PgConnectOptions>()
+                    .map_err(opened)?
+                    .options([("default_transaction_read_only", "on")]);
+                let pool = postgres_pool().connect_with(options).await.map_err(opened)?;
+                (Database::Postgres(pool), newest(&POSTGRES))
+            }
+        };
+        let newest = "SELECT COALESCE(MAX(version), 0) FROM _sqlx_migrations";
+        let found = match database.first(newest, &[]).await {
+            Ok(Some(row)) => row.fields().int().map_err(opened)?,
+            Ok(None) => 0,
+            Err(sqlx::Error::Database(error)) if error.message().contains("_sqlx_migrations") => {
+                return Err(StoreError::Foreign { at: at.clone() });
+            }
+            Err(error) => return Err(opened(error)),
+        };
+        match found.cmp(&known) {
+            std::cmp::Ordering::Less => Err(StoreError::Older { at: at.clone() }),
+            std::cmp::Ordering::Greater => Err(StoreError::Newer { at: at.clone(), found, known }),
+            std::cmp::Ordering::Equal => Ok(Self::new(database)),
+        }
+    }
+
+    fn new(database: Database) -> Self {
+        Self { database, said: Arc::default() }
+    }
+
+    /// Writes what is buffered and closes the connections.
+    pub async fn close(&self) {
+        self.database.close().await;
+    }
+
+    /// What a row says, or `None` for one that this version cannot read: it is no reason to stop. Said once of a table.
+    fn readable<T>(&self, table: &'static str, read: Result<T, sqlx::Error>) -> Option<T> {
+        read.inspect_err(|error| {
+            let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+            if said.insert(table) {
+                tracing::warn!(
+                    "rows of the table `{table}` that this version cannot read are left out: {error}"
+                );
+            }
+        })
+        .ok()
+    }
+}
+
+fn sqlite(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .foreign_keys(true)
+        .busy_timeout(BUSY)
+        // Rows are handed over in batches: a long answer is read in a third of the time.
+        .row_buffer_size(1_000)
+}
+
+fn sqlite_pool() -> SqlitePoolOptions {
+    SqlitePoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(BUSY * 2)
+}
+
+fn postgres_pool() -> PgPoolOptions {
+    PgPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(BUSY)
+}
+
+/// Whether a SQLite file has a log with changes beside it.
+fn has_log(path: &Path) -> bool {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    std::fs::metadata(log).is_ok_and(|log| log.len() > 0)
+}
+
+fn newest(migrator: &Migrator) -> i64 {
+    migrator.iter().map(|migration| migration.version).max().unwrap_or(0)
+}
+
+fn failed(doing: &'static str) -> impl Fn(sqlx::Error) -> StoreError {
+    move |source| StoreError::query(doing, source)
+}
+
+/// Reads the names of contenders. The same name mostly comes many times in a row, and decoding one takes longer than reading
+/// the row.
+#[derive(Debug, Default)]
+struct Names {
+    last: Option<(String, String, ContenderId)>,
+}
+
+impl Names {
+    fn read(&mut self, hotkey: &str, task: &str) -> Result<ContenderId, sqlx::Error> {
+        match &self.last {
+            Some((last_hotkey, last_task, id)) if last_hotkey == hotkey && last_task == task => {
+                Ok(id.clone())
+            }
+            _ => {
+                let id = ContenderId {
+                    hotkey: hotkey.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
+                    task: task.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
+                };
+                self.last = Some((hotkey.to_owned(), task.to_owned(), id.clone()));
+                Ok(id)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,89 @@
+//! Deletes what is too old to be of use.
+
+use super::database::{Value, values};
+use super::{Store, StoreError, failed};
+
+/// Times in Unix milliseconds; what is older is deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retain {
+    /// Periods with their tallies, by their ends.
+    pub periods_ms: i64,
+    /// Verdicts, and which weights were set.
+    pub verdicts_ms: i64,
+    /// Answers that wait for checking: given up.
+    pub waiting_ms: i64,
+    /// Sums of evidence, by the begin of their bucket.
+    pub stretches_ms: i64,
+}
+
+const WAITING: &str = "DELETE FROM pending_checks WHERE id IN
+    (SELECT id FROM pending_checks WHERE at_ms < $1 LIMIT 1000)";
+const STRETCHES: &str = "DELETE FROM stretches WHERE bucket =
+    (SELECT MIN(bucket) FROM stretches WHERE bucket < $1)";
+const WEIGHTS: &str =
+    "DELETE FROM weights_set WHERE at_ms < $1 AND id < (SELECT MAX(id) FROM weights_set)";
+const SCORINGS: &str = "DELETE FROM scorings WHERE id IN
+    (SELECT id FROM scorings
+     WHERE NOT EXISTS (SELECT 1 FROM weights_set WHERE weights_set.scoring = scorings.id)
+     ORDER BY id DESC LIMIT 1 OFFSET 3)";
+const PERIODS: &str = "DELETE FROM periods WHERE id =
+    (SELECT id FROM periods WHERE ended_ms < $1 AND id < (SELECT MAX(id) FROM periods)
+     ORDER BY ended_ms LIMIT 1)
+    RETURNING ended_ms";
+const VERDICTS: &str = "DELETE FROM verdicts WHERE id IN
+    (SELECT id FROM verdicts WHERE at_ms < $1 ORDER BY at_ms LIMIT 1000)
+    RETURNING COALESCE((SELECT ended_ms FROM periods WHERE periods.id = verdicts.period), 0)";
+
+impl Store {
+    /// Deletes what is older than these times. To be called after [`Store::refresh`], which does not sum up what is gone.
+    ///
+    /// The open period stays, the newest period, so that its number is not used again, and the newest weights, so that they
+    /// are not set before they are due. Of the results of scoring those stay that kept weights were derived from, and the
+    /// newest three others.
+    ///
+    /// # Errors
+    /// If the database fails; the rest is done the next time.
+    pub async fn prune(&self, retain: Retain) -> Result<(), StoreError> {
+        let failed = failed("delete old evidence");
+        // In parts, each a transaction of its own: nobody waits for long.
+        let bounded: [(_, &[Value]); 4] = [
+            (WAITING, values![retain.waiting_ms]),
+            (STRETCHES, values![retain.stretches_ms]),
+            (WEIGHTS, values![retain.verdicts_ms]),
+            (SCORINGS, &[]),
+        ];
+        for (statement, values) in bounded {
+            while self.database.execute(statement, values).await.map_err(&failed)? > 0 {}
+        }
+        for (statement, before_ms) in [(PERIODS, retain.periods_ms), (VERDICTS, retain.verdicts_ms)]
+        {
+            while self.delete_sources(statement, before_ms).await.map_err(&failed)? {}
+        }
+        Ok(())
+    }
+
+    /// Deletes rows that sums were made of; the statement returns the ends of their periods. Returns whether it found any.
+    async fn delete_sources(
+        &self,
+        statement: &'static str,
+        before_ms: i64,
+    ) -> Result<bool, sqlx::Error> {
+        let mut transaction = self.database.begin().await?;
+        let deleted = transaction.all(statement, values![before_ms]).await?;
+        // By what is deleted and not by the clock: one that was wrong for a while would spoil the evidence of years.
+        let mut ended_ms = 0;
+        for row in &deleted {
+            ended_ms = row.fields().int()?.max(ended_ms);
+        }
+        if !deleted.is_empty() {
+            transaction
+                .execute(
+                    "UPDATE stretches_made SET whole_since_ms = $1 WHERE whole_since_ms < $1",
+                    values![ended_ms.saturating_add(1)],
+                )
+                .await?;
+        }
+        transaction.commit().await?;
+        Ok(!deleted.is_empty())
+    }
+}
