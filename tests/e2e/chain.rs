@@ -17,21 +17,21 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 /// Far longer than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(60);
-const TAO: u64 = 1_000_000_000;
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const TAO: u64 = 1_000_000_000;
 const BLOCK_TIME: Duration = Duration::from_millis(50);
 
 /// A devnet of its own, stopped when dropped.
-struct Devnet {
+pub(crate) struct Devnet {
     address: SocketAddr,
-    controls: Controls,
+    pub(crate) controls: Controls,
     inside: Arc<::devnet::node::chain::Chain>,
     stop: CancellationToken,
     running: JoinHandle<()>,
 }
 
 impl Devnet {
-    async fn boot() -> Self {
+    pub(crate) async fn boot() -> Self {
         Self::boot_at(([127, 0, 0, 1], 0).into(), None).await
     }
 
@@ -57,27 +57,27 @@ impl Devnet {
         }
     }
 
-    async fn client(&self) -> Chain {
+    pub(crate) async fn client(&self) -> Chain {
         Chain::connect(self.config()).await.unwrap()
     }
 
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.stop.cancel();
         timeout(PATIENCE, self.running).await.unwrap().unwrap();
     }
 }
 
 /// A subnet with a validator (uid 0, `//Bob`) and two miners (`//Charlie`, `//Dave`), all of them //Alice's.
-struct Subnet {
-    netuid: Netuid,
-    people: Client,
-    coldkey: Keypair,
-    validator: Keypair,
-    miners: [Keypair; 2],
+pub(crate) struct Subnet {
+    pub(crate) netuid: Netuid,
+    pub(crate) people: Client,
+    pub(crate) coldkey: Keypair,
+    pub(crate) validator: Keypair,
+    pub(crate) miners: [Keypair; 2],
 }
 
 impl Subnet {
-    async fn set_up(devnet: &Devnet) -> Self {
+    pub(crate) async fn set_up(devnet: &Devnet) -> Self {
         let people = Client::connect(&devnet.url()).await.unwrap();
         let [coldkey, validator, charlie, dave] =
             ["Alice", "Bob", "Charlie", "Dave"].map(Keypair::development);
@@ -112,7 +112,7 @@ impl Subnet {
 }
 
 /// Asks again and again until there is an answer.
-async fn until<T>(mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+pub(crate) async fn until<T>(mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     let answer = async {
         loop {
             if let Some(answer) = ask().await {

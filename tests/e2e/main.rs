@@ -16,3 +16,4 @@ mod faults;
 mod localnet;
 mod outages;
 mod support;
+mod weightings;
