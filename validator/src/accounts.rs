@@ -1,84 +1,92 @@
 //! What became of each query, synthetic or organic: counted, reported, and now and then sent to be checked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use common::checks::Check;
 use rand::Rng;
-use tokio::sync::{Notify, mpsc};
-use tokio::time::MissedTickBehavior;
-use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::ask::{Outcome, Query};
-use crate::clock::unix_ms;
+use crate::ask::{Ours, Outcome, Query, Served};
+use crate::clock::{unix_ms, uptime};
 use crate::metrics::Metrics;
-use crate::store::{PendingCheck, Store};
-use crate::tally::{ContenderId, Tallies};
+use crate::store::{PendingCheck, PeriodId};
+use crate::suspicion::Suspicions;
+use crate::tally::{ContenderId, Settled, Tallies, What};
+use crate::writer::Sender;
 
-/// Answers on their way to the store. Past this, answers go unchecked rather than requests wait.
-const BUFFER: usize = 4_096;
-/// How much a crash can lose of the running totals.
-const FLUSH_EVERY: Duration = Duration::from_secs(1);
-
-/// Where outcomes are brought. Never waits.
+/// Where queries are booked. Never waits.
 #[derive(Debug)]
 pub struct Accounts {
     tallies: Arc<Tallies>,
     metrics: Arc<Metrics>,
-    to_check: mpsc::Sender<PendingCheck>,
+    suspicions: Arc<Suspicions>,
+    to_check: Sender,
     /// The last trouble of each contender, so that it is said once.
     troubles: Mutex<BTreeMap<ContenderId, &'static str>>,
+    /// Our own troubles that were spoken of.
+    own_troubles: Mutex<BTreeSet<&'static str>>,
 }
 
-/// The other end: writes to the store.
+/// Who wants to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// A user.
+    Organic,
+    /// We, as part of a burst or alone.
+    Synthetic { burst: Option<u32> },
+}
+
+/// A query that is under way. One that is dropped before it is settled, as when the user goes away, counts for nobody.
 #[derive(Debug)]
-pub struct Writer {
-    tallies: Arc<Tallies>,
-    metrics: Arc<Metrics>,
-    store: Store,
-    to_check: mpsc::Receiver<PendingCheck>,
-    /// Rung when answers wait for checking.
-    queued: Arc<Notify>,
-    queue_limit: u32,
-}
-
-/// Makes the two ends. At most `queue_limit` answers wait for checking.
-pub fn accounts(
-    tallies: Arc<Tallies>,
-    metrics: Arc<Metrics>,
-    store: Store,
-    queued: Arc<Notify>,
-    queue_limit: u32,
-) -> (Accounts, Writer) {
-    let (sender, receiver) = mpsc::channel(BUFFER);
-    let accounts = Accounts {
-        tallies: Arc::clone(&tallies),
-        metrics: Arc::clone(&metrics),
-        to_check: sender,
-        troubles: Mutex::default(),
-    };
-    (accounts, Writer { tallies, metrics, store, to_check: receiver, queued, queue_limit })
+pub struct UnderWay {
+    accounts: Arc<Accounts>,
+    id: ContenderId,
+    max_tokens: u32,
+    origin: Origin,
+    started: Duration,
+    settled: bool,
 }
 
 impl Accounts {
-    /// Settles one query. `checked` is the share of answers that are checked, `0.0..=1.0`.
-    pub fn settle(&self, query: &Query, outcome: Outcome, checked: f64, rng: &mut impl Rng) {
-        let id = ContenderId { hotkey: query.miner, task: query.task.clone() };
-        self.tallies.record(&id, &outcome);
-        self.metrics.asked(&query.task, &outcome);
-        self.report(&id, &outcome);
-        let Outcome::Served(served) = outcome else { return };
-        if rng.random::<f64>() >= checked {
-            return;
-        }
-        let tokens = served.tokens();
-        let seconds = served.total.as_secs_f64().max(1e-6);
+    /// Books into these.
+    pub fn new(
+        tallies: Arc<Tallies>,
+        metrics: Arc<Metrics>,
+        suspicions: Arc<Suspicions>,
+        to_check: Sender,
+    ) -> Self {
+        let (troubles, own_troubles) = (Mutex::default(), Mutex::default());
+        Self { tallies, metrics, suspicions, to_check, troubles, own_troubles }
+    }
+
+    /// A query is about to be sent. Call it behind all of our own queues: time counts from here.
+    pub fn begin(self: &Arc<Self>, id: ContenderId, max_tokens: u32, origin: Origin) -> UnderWay {
+        self.tallies.under_way(&id, max_tokens);
+        let started = uptime();
+        UnderWay { accounts: Arc::clone(self), id, max_tokens, origin, started, settled: false }
+    }
+
+    /// A synthetic query is not sent, because we have too much to do.
+    pub fn not_sent(self: &Arc<Self>, id: ContenderId, burst: Option<u32>) {
+        self.begin(id, 0, Origin::Synthetic { burst }).close(&Outcome::Void(Ours::Crowded));
+    }
+
+    /// Forgets those that are no contenders any more.
+    pub fn keep_only(&self, contenders: impl Fn(&ContenderId) -> bool) {
+        self.suspicions.keep_only(&contenders);
+        self.troubles.lock().unwrap_or_else(PoisonError::into_inner).retain(|id, _| contenders(id));
+    }
+
+    fn check(&self, query: &Query, served: Served, pending: Pending, rng: &mut impl Rng) {
         let pending = PendingCheck {
+            period: pending.period,
             at_ms: unix_ms(),
-            speed: f64::from(tokens) / seconds,
-            tokens,
+            organic: pending.organic,
+            speed: served.speed(),
+            ttft_s: served.first_token.as_secs_f64(),
+            tokens: served.tokens(),
             check: Check {
                 id: format!("{:032x}", rng.random::<u128>()),
                 task: query.task.clone(),
@@ -88,16 +96,17 @@ impl Accounts {
                 receipt: served.receipt,
             },
         };
-        if self.to_check.try_send(pending).is_err() {
+        if !self.to_check.send(pending) {
             self.metrics.checked(&query.task, "dropped");
         }
     }
 
     fn report(&self, id: &ContenderId, outcome: &Outcome) {
-        let label = match outcome {
-            Outcome::Failed(failure) => failure.label(),
-            Outcome::Served(_) | Outcome::Refused => outcome.label(),
-        };
+        if let Outcome::Void(ours) = outcome {
+            self.report_own(ours);
+            return;
+        }
+        let label = outcome.label();
         let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
         let before = troubles.insert(id.clone(), label);
         drop(troubles);
@@ -109,67 +118,231 @@ impl Accounts {
             Outcome::Refused if before != Some(label) => {
                 info!(miner = %hotkey, %task, "miner {hotkey} refuses: it says that it is busy");
             }
-            Outcome::Served(_) if before.is_some_and(|before| before != label) => {
-                info!(miner = %hotkey, %task, "miner {hotkey} answers again");
+            Outcome::Served(_) => {
+                if before.is_some_and(|before| before != label) {
+                    info!(miner = %hotkey, %task, "miner {hotkey} answers again");
+                }
+                let mut own = self.own_troubles.lock().unwrap_or_else(PoisonError::into_inner);
+                if own.remove(NETWORK) {
+                    info!("miners can be asked again: our own network works");
+                }
             }
-            Outcome::Served(_) | Outcome::Refused | Outcome::Failed(_) => {}
+            Outcome::Refused | Outcome::Failed(_) | Outcome::Void(_) => {}
         }
     }
 
-    /// Forgets the troubles of those that are no contenders any more.
-    pub fn keep_only(&self, contenders: impl Fn(&ContenderId) -> bool) {
-        self.troubles.lock().unwrap_or_else(PoisonError::into_inner).retain(|id, _| contenders(id));
+    /// Says once of each of our own troubles that it is there. The metrics count each time.
+    fn report_own(&self, ours: &Ours) {
+        let mut own = self.own_troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        match ours {
+            // The usual thing when a miner hangs; the next one was asked.
+            Ours::Budget => {}
+            Ours::Network(why) if own.insert(NETWORK) => {
+                warn!("miners cannot be asked because of our own side, and are not blamed: {why}");
+            }
+            Ours::Stalled(held_up) if own.insert(ours.label()) => {
+                warn!(
+                    "this process was held up for {held_up:?}; miners whose time ran out meanwhile are not blamed. \
+                     Give it more processor time if this goes on: the metric `queries` counts it as `void_stalled`"
+                );
+            }
+            Ours::Crowded if own.insert(ours.label()) => {
+                warn!(
+                    "more synthetic queries are due than can be under way at once, some are left out; \
+                     lower `probing.max_queries` or `probing.max_rate`"
+                );
+            }
+            Ours::Network(_) | Ours::Stalled(_) | Ours::Crowded => {}
+        }
     }
 }
 
-impl Writer {
-    /// Writes until it is told to stop, then writes what is left.
-    pub async fn run(mut self, stop: CancellationToken) {
-        let mut flush = tokio::time::interval(FLUSH_EVERY);
-        flush.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut batch = Vec::new();
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => break,
-                _ = self.to_check.recv_many(&mut batch, 256) => self.queue(&mut batch).await,
-                _ = flush.tick() => self.flush().await,
-            }
+/// The trouble that ends with the next answer.
+const NETWORK: &str = "network";
+
+/// What is known of a check before its answer is looked at.
+#[derive(Debug, Clone, Copy)]
+struct Pending {
+    period: PeriodId,
+    organic: bool,
+}
+
+impl UnderWay {
+    /// The outcome is known. At least the share `floor` of answers is checked, `0.0..=1.0`.
+    pub fn settle(self, query: &Query, outcome: Outcome, floor: f64, rng: &mut impl Rng) {
+        let accounts = Arc::clone(&self.accounts);
+        let share = accounts.suspicions.share(&self.id, floor);
+        let organic = self.origin == Origin::Organic;
+        let counted = self.close(&outcome);
+        let (Some(period), Outcome::Served(served)) = (counted, outcome) else { return };
+        if rng.random::<f64>() < share {
+            accounts.check(query, *served, Pending { period, organic }, rng);
         }
-        while let Ok(pending) = self.to_check.try_recv() {
-            batch.push(pending);
-        }
-        self.queue(&mut batch).await;
-        self.flush().await;
     }
 
-    async fn queue(&self, batch: &mut Vec<PendingCheck>) {
-        if batch.is_empty() {
-            return;
+    /// Counts the outcome. Returns the period in which it counts, if it does.
+    pub fn close(mut self, outcome: &Outcome) -> Option<PeriodId> {
+        self.settled = true;
+        let what = match outcome {
+            Outcome::Served(served) => What::Served { tokens: served.tokens() },
+            Outcome::Refused => What::Refused,
+            Outcome::Failed(failure) => What::Failed(failure.kind()),
+            Outcome::Void(_) => What::Void,
+        };
+        let (organic, burst) = match self.origin {
+            Origin::Organic => (true, None),
+            Origin::Synthetic { burst } => (false, burst),
+        };
+        let accounts = &self.accounts;
+        let settled = Settled {
+            organic,
+            burst,
+            max_tokens: self.max_tokens,
+            started: self.started,
+            ended: uptime(),
+            what,
+        };
+        accounts.metrics.asked(&self.id.task, organic, outcome);
+        accounts.report(&self.id, outcome);
+        accounts.tallies.settle(&self.id, &settled)
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        if !self.settled {
+            self.accounts.tallies.release(&self.id, self.max_tokens);
         }
-        match self.store.queue_checks(batch, self.queue_limit).await {
-            Ok(taken) => {
-                for pending in batch.iter().skip(taken) {
-                    self.metrics.checked(&pending.check.task, "dropped");
-                }
-                self.queued.notify_one();
-            }
-            Err(error) => {
-                warn!("{} answers go unchecked: {:#}", batch.len(), anyhow::Error::from(error))
-            }
-        }
-        batch.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use common::generation::FinishReason;
+    use common::openai::Kind;
+    use common::receipt::{Generated, Timings};
+    use common::{Keypair, Volume};
+    use prometheus_client::registry::Registry;
+    use rand::SeedableRng;
+    use rand_chacha::ChaCha12Rng;
+
+    use super::*;
+    use crate::ask::{Failure, Timeouts};
+    use crate::store::tests::store;
+    use crate::tally::Tally;
+    use crate::writer::{Writer, writer};
+
+    struct Books {
+        accounts: Arc<Accounts>,
+        writer: Writer,
+        _folder: tempfile::TempDir,
     }
 
-    async fn flush(&self) {
-        let Some((period, changed)) = self.tallies.take_changed() else { return };
-        if changed.is_empty() {
-            return;
+    fn id() -> ContenderId {
+        let hotkey = Keypair::development("Bob").hotkey();
+        ContenderId { hotkey, task: "chat-demo".parse().unwrap() }
+    }
+
+    /// Bob is the only contender and has declared 100 tokens.
+    async fn books() -> Books {
+        let (folder, store) = store().await;
+        let (tallies, metrics) =
+            (Arc::new(Tallies::default()), Metrics::new(&mut Registry::default()));
+        tallies.turn(PeriodId(1), &BTreeMap::from([(id(), Volume::from(100))]), 60.0);
+        let (to_check, writer) =
+            writer(Arc::clone(&tallies), Arc::clone(&metrics), store, Arc::default(), 10);
+        let accounts = Arc::new(Accounts::new(tallies, metrics, Arc::default(), to_check));
+        Books { accounts, writer, _folder: folder }
+    }
+
+    impl Books {
+        fn tally(&self) -> Tally {
+            self.accounts.tallies.snapshot()[&id()]
         }
-        if let Err(error) = self.store.save_tallies(period, &changed).await {
-            warn!(
-                "running totals are not stored, a crash would lose them: {:#}",
-                anyhow::Error::from(error)
-            );
+
+        fn serve(&self, id: ContenderId, origin: Origin) {
+            let query = Query {
+                miner: id.hotkey,
+                url: "http://127.0.0.1:9".parse().unwrap(),
+                task: id.task.clone(),
+                kind: Kind::Chat,
+                body: "{}".to_owned(),
+                max_tokens: 10,
+                timeouts: Timeouts { first_token: Duration::ZERO, total: Duration::ZERO },
+                cut_short: false,
+            };
+            let generated = Generated {
+                task: id.task.clone(),
+                request_digest: common::receipt::request_digest(b"{}"),
+                prompt_tokens: 1,
+                tokens: vec![1, 2, 3],
+                logprobs: vec![-0.1; 3],
+                finish_reason: FinishReason::Stop,
+                timings: Timings::default(),
+            };
+            let served = Served {
+                text: "a b c".to_owned(),
+                receipt: generated.sign(&Keypair::development("Bob")),
+                first_token: Duration::from_millis(100),
+                mean_arrival: Duration::from_millis(250),
+                total: Duration::from_millis(400),
+            };
+            let mut rng = ChaCha12Rng::seed_from_u64(1);
+            let outcome = Outcome::Served(Box::new(served));
+            self.accounts.begin(id, 10, origin).settle(&query, outcome, 0.0, &mut rng);
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_dropped_counts_for_nobody_and_is_no_longer_under_way() {
+        let books = books().await;
+        let origin = Origin::Synthetic { burst: None };
+        let first = books.accounts.begin(id(), 60, origin);
+        books.accounts.begin(id(), 60, origin).close(&Outcome::Refused);
+        assert_eq!((books.tally().refused_within, books.tally().refused_beyond), (0, 1));
+        drop(first);
+        books.accounts.begin(id(), 60, origin).close(&Outcome::Refused);
+        assert_eq!((books.tally().refused_within, books.tally().asked()), (1, 2));
+    }
+
+    #[tokio::test]
+    async fn our_own_troubles_count_apart_and_failures_by_their_kind() {
+        let books = books().await;
+        let origin = Origin::Organic;
+        let network = Ours::Network("no sockets".to_owned());
+        for ours in [Ours::Budget, network, Ours::Stalled(Duration::from_secs(1))] {
+            books.accounts.begin(id(), 10, origin).close(&Outcome::Void(ours));
+        }
+        books.accounts.not_sent(id(), None);
+        assert_eq!((books.tally().void, books.tally().asked()), (4, 0));
+        for failure in [Failure::NoReceipt, Failure::Status(502), Failure::NoEnd(Duration::ZERO)] {
+            books.accounts.begin(id(), 10, origin).close(&Outcome::Failed(failure));
+        }
+        let failed = books.tally().failed;
+        assert_eq!(
+            (failed.unusable, failed.bad_status, failed.too_late, failed.sum()),
+            (1, 1, 1, 3)
+        );
+    }
+
+    #[tokio::test]
+    async fn a_newcomers_answers_are_checked_and_those_of_no_contender_are_not() {
+        let mut books = books().await;
+        books.serve(id(), Origin::Organic);
+        let stranger = ContenderId { hotkey: Keypair::development("Eve").hotkey(), ..id() };
+        books.serve(stranger, Origin::Organic);
+        let waiting = books.writer.take_waiting();
+        let [pending] = &waiting[..] else { panic!("{waiting:?}") };
+        assert_eq!((pending.period, pending.organic, pending.tokens), (PeriodId(1), true, 3));
+        assert_eq!((pending.speed, pending.ttft_s), (6.0, 0.1));
+
+        for _ in 0..400 {
+            books.accounts.suspicions.judged(&id(), 1.0);
+        }
+        books.serve(id(), Origin::Synthetic { burst: None });
+        assert!(
+            books.writer.take_waiting().is_empty(),
+            "without suspicion the floor counts, 0 here"
+        );
     }
 }

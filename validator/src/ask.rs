@@ -2,28 +2,28 @@
 //!
 //! Synthetic and organic requests take this same road, so a miner cannot tell them apart and both are accounted alike.
 
-use std::fmt;
+mod answer;
+mod outcome;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::openai::{Chunk, ErrorBody, Kind};
-use common::receipt::{MAX_TOKENS, Receipt, request_digest};
+use common::openai::{ErrorBody, Kind};
 use common::{Hotkey, Keypair, TaskId, btauth};
 use futures::StreamExt;
-use futures::stream::BoxStream;
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
-use crate::clock::unix_ns;
-use crate::sse::{EventData, Events};
+pub use answer::AnswerStream;
+pub use outcome::{Failure, NotOpened, Ours, Outcome, Served, Trouble};
 
-/// What a stream may hold besides [`BYTES_PER_TOKEN`] for each token: chunks without text and the receipt's frame.
-const BASE_BYTES: usize = 64 << 10;
-/// A chunk of one token with 20 alternatives, its share of the receipt included, stays below this.
-const BYTES_PER_TOKEN: usize = 4 << 10;
-/// No vocabulary has longer tokens.
-const TEXT_BYTES_PER_TOKEN: usize = 512;
+use crate::clock::unix_ns;
+use crate::lag::{Lags, is_ours};
+use outcome::whose;
+
+/// How long a connection may take to open.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 /// What is read of a refusal, to tell the user why.
 const MAX_REFUSAL_BYTES: usize = 16 << 10;
 
@@ -39,6 +39,9 @@ pub struct Query {
     pub body: String,
     pub max_tokens: u32,
     pub timeouts: Timeouts,
+    /// Whether the time for the first token is less than the task allows, because some of it was spent before. That it
+    /// runs out is then nobody's failure.
+    pub cut_short: bool,
 }
 
 /// How long a miner has.
@@ -48,116 +51,35 @@ pub struct Timeouts {
     pub total: Duration,
 }
 
-/// An answer that came whole, with a receipt that the miner signed for this request.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Served {
-    pub text: String,
-    pub receipt: Receipt,
-    pub first_token: Duration,
-    pub total: Duration,
-}
-
-impl Served {
-    /// Tokens of the answer, by its receipt; the checking server finds out whether that is true.
-    pub fn tokens(&self) -> u32 {
-        u32::try_from(self.receipt.generated.tokens.len()).unwrap_or(u32::MAX)
-    }
-}
-
-/// What became of a query.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Outcome {
-    Served(Box<Served>),
-    /// The miner said that it is busy (429).
-    Refused,
-    Failed(Failure),
-}
-
-impl Outcome {
-    /// One word for logs, metrics and the store.
-    pub fn label(&self) -> &'static str {
-        match self {
-            Self::Served(_) => "served",
-            Self::Refused => "refused",
-            Self::Failed(_) => "failed",
-        }
-    }
-}
-
-/// Why there is no usable answer, the miner being at fault.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Failure {
-    Unreachable(String),
-    Status(u16),
-    NoFirstToken(Duration),
-    NoEnd(Duration),
-    Broken(String),
-    Garbage(String),
-    TooMuch { bytes: usize },
-    NoReceipt,
-    ForeignReceipt(&'static str),
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unreachable(why) => write!(f, "cannot be reached: {why}"),
-            Self::Status(status) => write!(f, "answered with status {status}"),
-            Self::NoFirstToken(limit) => write!(f, "sent no token within {limit:?}"),
-            Self::NoEnd(limit) => write!(f, "did not finish within {limit:?}"),
-            Self::Broken(why) => write!(f, "broke the stream off: {why}"),
-            Self::Garbage(what) => write!(f, "sent something that is no answer: {what}"),
-            Self::TooMuch { bytes } => {
-                write!(f, "sent more than {bytes} bytes, which no answer of this length needs")
-            }
-            Self::NoReceipt => write!(f, "sent no receipt"),
-            Self::ForeignReceipt(why) => write!(f, "sent a receipt that {why}"),
-        }
-    }
-}
-
-impl Failure {
-    /// One word for metrics.
-    pub fn label(&self) -> &'static str {
-        match self {
-            Self::Unreachable(_) => "unreachable",
-            Self::Status(_) => "status",
-            Self::NoFirstToken(_) => "no_first_token",
-            Self::NoEnd(_) => "no_end",
-            Self::Broken(_) => "broken",
-            Self::Garbage(_) => "garbage",
-            Self::TooMuch { .. } => "too_much",
-            Self::NoReceipt => "no_receipt",
-            Self::ForeignReceipt(_) => "foreign_receipt",
-        }
-    }
-}
-
-/// Why a stream did not open.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NotOpened {
-    Refused,
-    /// The miner says that the request itself is wrong (400 or 413), and why.
-    Unacceptable(String),
-    Failed(Failure),
-}
-
-impl From<NotOpened> for Outcome {
-    fn from(not_opened: NotOpened) -> Self {
-        match not_opened {
-            NotOpened::Refused => Self::Refused,
-            NotOpened::Unacceptable(_) => Self::Failed(Failure::Status(400)),
-            NotOpened::Failed(failure) => Self::Failed(failure),
-        }
-    }
-}
-
 /// Sends signed requests to miners.
 #[derive(Debug, Clone)]
 pub struct Asker {
     http: reqwest::Client,
     keypair: Keypair,
     nonces: Arc<btauth::Nonces>,
+    lags: Arc<Lags>,
+}
+
+/// When a request was sent, and what is needed to say whose fault it is if a time limit runs out.
+#[derive(Debug, Clone)]
+struct Watch {
+    started: Instant,
+    cut_short: bool,
+    lags: Arc<Lags>,
+}
+
+impl Watch {
+    /// A time limit ran out: the miner's failure, unless less time was given than is due or we were held up ourselves.
+    fn ran_out(&self, limit: Duration, failure: Failure) -> Trouble {
+        if self.cut_short && matches!(failure, Failure::NoFirstToken(_)) {
+            return Trouble::Ours(Ours::Budget);
+        }
+        let held_up = self.lags.worst_since(self.started);
+        if is_ours(held_up, limit) {
+            return Trouble::Ours(Ours::Stalled(held_up));
+        }
+        failure.into()
+    }
 }
 
 impl Asker {
@@ -166,14 +88,19 @@ impl Asker {
     pub fn new(keypair: Keypair) -> Result<Self, reqwest::Error> {
         let http = reqwest::Client::builder()
             .tcp_nodelay(true)
-            .connect_timeout(Duration::from_secs(5))
+            .connect_timeout(CONNECT_DEADLINE)
             .pool_idle_timeout(Duration::from_secs(60))
             // A miner that redirects would send us to an address that nobody has checked.
             .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("touchstone-validator/", env!("CARGO_PKG_VERSION")))
             .no_proxy()
             .build()?;
-        Ok(Self { http, keypair, nonces: Arc::default() })
+        Ok(Self { http, keypair, nonces: Arc::default(), lags: Arc::default() })
+    }
+
+    /// What tells whether this process was held up. Somebody has to run [`Lags::watch`].
+    pub fn lags(&self) -> Arc<Lags> {
+        Arc::clone(&self.lags)
     }
 
     /// Asks and waits for the whole answer.
@@ -186,7 +113,7 @@ impl Asker {
             match stream.next().await {
                 Ok(Some(_)) => {}
                 Ok(None) => break,
-                Err(failure) => return Outcome::Failed(failure),
+                Err(trouble) => return trouble.into(),
             }
         }
         stream.finish()
@@ -197,39 +124,34 @@ impl Asker {
     /// # Errors
     /// If the miner refuses or fails before it starts to answer.
     pub async fn open(&self, query: &Query) -> Result<AnswerStream, NotOpened> {
-        let started = Instant::now();
-        let unreachable = |why: String| NotOpened::Failed(Failure::Unreachable(why));
-        let url =
-            query.url.join(query.kind.path()).map_err(|error| unreachable(error.to_string()))?;
+        let url = query
+            .url
+            .join(query.kind.path())
+            .map_err(|error| NotOpened::Trouble(Failure::Unreachable(error.to_string()).into()))?;
         let request =
             self.http.post(url).header("content-type", "application/json").body(query.body.clone());
         let request =
             self.sign(request, "POST", query.kind.path(), query.body.as_bytes(), &query.miner);
-        let response = match timeout_at(started + query.timeouts.first_token, request.send()).await
-        {
+        let watch = Watch {
+            started: Instant::now(),
+            cut_short: query.cut_short,
+            lags: Arc::clone(&self.lags),
+        };
+        let limit = query.timeouts.first_token;
+        let response = match timeout_at(watch.started + limit, request.send()).await {
             Err(_) => {
-                return Err(NotOpened::Failed(Failure::NoFirstToken(query.timeouts.first_token)));
+                return Err(NotOpened::Trouble(watch.ran_out(limit, Failure::NoFirstToken(limit))));
             }
-            Ok(Err(error)) => return Err(unreachable(root_cause(&error))),
+            Ok(Err(error)) => return Err(NotOpened::Trouble(not_sent(&error, &watch))),
             Ok(Ok(response)) => response,
         };
         match response.status().as_u16() {
             200 => {}
             429 => return Err(NotOpened::Refused),
             400 | 413 => return Err(NotOpened::Unacceptable(self.reason(response, query).await)),
-            status => return Err(NotOpened::Failed(Failure::Status(status))),
+            status => return Err(NotOpened::Trouble(Failure::Status(status).into())),
         }
-        Ok(AnswerStream {
-            bytes: response.bytes_stream().boxed(),
-            events: Events::default(),
-            query: query.clone(),
-            started,
-            first_token: None,
-            received: 0,
-            text: String::new(),
-            receipt: None,
-            done: false,
-        })
+        Ok(AnswerStream::new(response, query.clone(), watch))
     }
 
     /// What a miner gives as the reason of a refusal, as one short line.
@@ -255,34 +177,37 @@ impl Asker {
     /// Fetches a miner's declared capacity: the body as it came, at most 256 KiB.
     ///
     /// # Errors
-    /// If the miner cannot be reached, answers with another status than 200, or sends too much.
+    /// If the miner cannot be reached, answers with another status than 200, or sends too much; or if we cannot ask.
     pub async fn capacity(
         &self,
         miner: &Hotkey,
         url: &Url,
         deadline: Duration,
-    ) -> Result<Bytes, Failure> {
+    ) -> Result<Bytes, Trouble> {
         const MAX_BYTES: usize = 256 << 10;
         let target =
             url.join("/capacity").map_err(|error| Failure::Unreachable(error.to_string()))?;
         let request = self.sign(self.http.get(target), "GET", "/capacity", b"", miner);
+        let watch =
+            Watch { started: Instant::now(), cut_short: false, lags: Arc::clone(&self.lags) };
         let fetch = async {
-            let response =
-                request.send().await.map_err(|error| Failure::Unreachable(root_cause(&error)))?;
+            let response = request.send().await.map_err(|error| not_sent(&error, &watch))?;
             if response.status() != reqwest::StatusCode::OK {
-                return Err(Failure::Status(response.status().as_u16()));
+                return Err(Failure::Status(response.status().as_u16()).into());
             }
             let mut body = Vec::new();
             let mut bytes = response.bytes_stream();
             while let Some(part) = bytes.next().await {
-                body.extend_from_slice(&part.map_err(|error| Failure::Broken(root_cause(&error)))?);
+                body.extend_from_slice(&part.map_err(|error| whose(&error, Failure::Broken))?);
                 if body.len() > MAX_BYTES {
-                    return Err(Failure::TooMuch { bytes: MAX_BYTES });
+                    return Err(Failure::TooMuch { bytes: MAX_BYTES }.into());
                 }
             }
             Ok(Bytes::from(body))
         };
-        tokio::time::timeout(deadline, fetch).await.unwrap_or(Err(Failure::NoEnd(deadline)))
+        tokio::time::timeout(deadline, fetch)
+            .await
+            .unwrap_or_else(|_| Err(watch.ran_out(deadline, Failure::NoEnd(deadline))))
     }
 
     fn sign(
@@ -309,147 +234,17 @@ fn plain(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(200).collect()
 }
 
-/// The innermost message of an error: reqwest's outer one only repeats the address.
-fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut cause = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
-}
-
-/// An answer under way.
-pub struct AnswerStream {
-    bytes: BoxStream<'static, Result<Bytes, reqwest::Error>>,
-    events: Events,
-    query: Query,
-    started: Instant,
-    first_token: Option<Duration>,
-    received: usize,
-    text: String,
-    receipt: Option<Receipt>,
-    done: bool,
-}
-
-impl fmt::Debug for AnswerStream {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AnswerStream").field("query", &self.query).finish_non_exhaustive()
-    }
-}
-
-impl AnswerStream {
-    /// The next part of the answer, or `None` at its end. The receipt is kept, not returned.
-    ///
-    /// # Errors
-    /// If the miner breaks a deadline, a limit or the format.
-    pub async fn next(&mut self) -> Result<Option<Chunk>, Failure> {
-        loop {
-            match self.events.next() {
-                Err(error) => return Err(Failure::Garbage(error.to_string())),
-                Ok(Some(EventData::Done)) => {
-                    self.done = true;
-                    return Ok(None);
-                }
-                Ok(Some(EventData::Json(json))) => {
-                    if let Some(chunk) = self.read(&json)? {
-                        return Ok(Some(chunk));
-                    }
-                }
-                Ok(None) => {
-                    if !self.receive().await? {
-                        return if self.receipt.is_some() {
-                            self.done = true;
-                            Ok(None)
-                        } else {
-                            Err(Failure::Broken("it ended without `[DONE]`".to_owned()))
-                        };
-                    }
-                }
-            }
-        }
-    }
-
-    /// Returns false at the end of the body.
-    async fn receive(&mut self) -> Result<bool, Failure> {
-        let Timeouts { first_token, total } = self.query.timeouts;
-        let (limit, overdue) = match self.first_token {
-            None => (first_token.min(total), Failure::NoFirstToken(first_token)),
-            Some(_) => (total, Failure::NoEnd(total)),
-        };
-        let part = match timeout_at(self.started + limit, self.bytes.next()).await {
-            Err(_) => return Err(overdue),
-            Ok(None) => return Ok(false),
-            Ok(Some(Err(error))) => return Err(Failure::Broken(root_cause(&error))),
-            Ok(Some(Ok(part))) => part,
-        };
-        // A miner that always has one more byte ready would never let the timer above be looked at.
-        if self.started.elapsed() > total {
-            return Err(Failure::NoEnd(total));
-        }
-        self.received += part.len();
-        let limit = BASE_BYTES + BYTES_PER_TOKEN * (self.query.max_tokens as usize).min(MAX_TOKENS);
-        if self.received > limit {
-            return Err(Failure::TooMuch { bytes: limit });
-        }
-        self.events.push(&part);
-        Ok(true)
-    }
-
-    fn read(&mut self, json: &[u8]) -> Result<Option<Chunk>, Failure> {
-        let mut chunk: Chunk = serde_json::from_slice(json).map_err(|error| {
-            let reported = serde_json::from_slice::<ErrorBody>(json);
-            match reported {
-                Ok(body) => Failure::Broken(plain(&body.error.message)),
-                Err(_) => Failure::Garbage(error.to_string()),
-            }
-        })?;
-        if let Some(receipt) = chunk.receipt.take() {
-            self.receipt = Some(receipt);
-            return Ok(None);
-        }
-        let added: &str = chunk.choices.first().map_or("", |choice| choice.added_text());
-        if self.first_token.is_none() && !added.is_empty() {
-            self.first_token = Some(self.started.elapsed());
-        }
-        self.text.push_str(added);
-        Ok(Some(chunk))
-    }
-
-    /// Judges the whole answer. Call it when [`next`](Self::next) has returned `None`.
-    pub fn finish(self) -> Outcome {
-        if !self.done {
-            return Outcome::Failed(Failure::Broken("it was not read to its end".to_owned()));
-        }
-        let total = self.started.elapsed();
-        let Some(receipt) = self.receipt else { return Outcome::Failed(Failure::NoReceipt) };
-        let generated = &receipt.generated;
-        let foreign = if generated.task != self.query.task {
-            Some("is for another task")
-        } else if generated.request_digest != request_digest(self.query.body.as_bytes()) {
-            Some("is for another request")
-        } else if !receipt.is_signed_by(&self.query.miner) {
-            Some("is not signed by the miner's hotkey")
-        } else if generated.tokens.len() > self.query.max_tokens as usize {
-            Some("holds more tokens than were asked for")
-        } else if generated.logprobs.len() != generated.tokens.len() {
-            Some("has not one log-probability for each token")
-        } else if !generated.logprobs.iter().all(|logprob| logprob.is_finite()) {
-            // JSON has no such number, so the answer could never be checked.
-            Some("has log-probabilities that are no numbers")
-        } else if self.text.len() > TEXT_BYTES_PER_TOKEN * generated.tokens.len() {
-            Some("holds too few tokens for its text")
+/// Why a request got no answer at all.
+fn not_sent(error: &reqwest::Error, watch: &Watch) -> Trouble {
+    let trouble = whose(error, |why| {
+        if error.is_connect() || error.is_timeout() {
+            Failure::Unreachable(why)
         } else {
-            None
-        };
-        if let Some(why) = foreign {
-            return Outcome::Failed(Failure::ForeignReceipt(why));
+            Failure::Broken(why)
         }
-        Outcome::Served(Box::new(Served {
-            text: self.text,
-            // An answer of end tokens only has no text; then the end is when the first token was there.
-            first_token: self.first_token.unwrap_or(total),
-            total,
-            receipt,
-        }))
+    });
+    match trouble {
+        Trouble::Theirs(failure) if error.is_timeout() => watch.ran_out(CONNECT_DEADLINE, failure),
+        trouble => trouble,
     }
 }

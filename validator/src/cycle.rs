@@ -1,6 +1,6 @@
-//! The life of a scoring period: observe, plan, ask, turn over to the next.
+//! The life of a scoring period: plan, ask, look who is there, turn over to the next without a gap.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,40 +9,48 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha12Rng;
 use service::run::Chain as Causes;
 use tasks::{Catalogue, Task};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
-use crate::accounts::Accounts;
+use crate::accounts::{Accounts, Origin};
 use crate::app::Ended;
 use crate::ask::{Asker, Query, Timeouts};
 use crate::clock::unix_ms;
-use crate::evidence::period_scores;
 use crate::network::{Contender, Network};
 use crate::observe::Observer;
-use crate::plan::{Declared, Probe, Probing, schedule};
-use crate::scoring::Parameters;
+use crate::plan::{Declared, Probe, Probing, schedule, typical_tokens};
 use crate::store::{PeriodId, Store, StoreError};
 use crate::tally::{ContenderId, Tallies, Tally};
 
 /// Synthetic queries under way at once, over all miners.
-const MAX_IN_FLIGHT: usize = 256;
+const MAX_IN_FLIGHT: usize = 4_096;
 /// Synthetic queries under way at once to one miner.
-const MAX_PER_MINER: usize = 16;
-/// How soon an empty subnet is looked at again.
-const LOOK_AGAIN: Duration = Duration::from_secs(2);
+const MAX_PER_MINER: usize = 64;
+/// How soon an empty subnet is looked at again, and a store that failed is tried again.
+const TRY_AGAIN: Duration = Duration::from_secs(2);
+/// How long the very first period waits for declarations.
+const FIRST_LOOK: Duration = Duration::from_secs(3);
+/// Declarations for the next period are asked for this part of a period before it begins, but no earlier than
+/// [`MAX_LEAD`]. Miners begin their own period when they are asked, if theirs is over but for a fifth at most.
+const LEAD_PART: u32 = 10;
+const MAX_LEAD: Duration = Duration::from_secs(12);
+/// How long probing pauses at most for the store to begin a period; past that it goes on in the old one.
+const TURN_PATIENCE: Duration = Duration::from_millis(250);
+/// A probe that is due for longer, because this machine slept, is left out: all at once they would be a flood.
+const MAX_LATE: Duration = Duration::from_secs(5);
 
 /// Runs one period after the other.
 #[derive(Debug)]
 pub struct Cycle {
     pub period: Duration,
     pub probing: Probing,
-    pub parameters: Parameters,
     pub catalogue: Arc<Catalogue>,
     pub network: Arc<Network>,
-    pub observer: Observer,
+    pub observer: Arc<Observer>,
     pub asker: Asker,
     pub accounts: Arc<Accounts>,
     pub tallies: Arc<Tallies>,
@@ -50,160 +58,275 @@ pub struct Cycle {
     /// Rung when contenders have changed or a period is over, so that scores are computed anew.
     pub turned: Arc<Notify>,
     /// When the running period ends.
-    pub ends: tokio::sync::watch::Sender<Option<Instant>>,
+    pub ends: watch::Sender<Option<Instant>>,
     /// The totals of the period that was over last.
-    pub ended: tokio::sync::watch::Sender<Ended>,
+    pub ended: watch::Sender<Ended>,
     pub rng: ChaCha12Rng,
+}
+
+/// What is under way over several periods.
+#[derive(Debug)]
+struct UnderWay {
+    queries: JoinSet<()>,
+    looks: JoinSet<()>,
+    places: Arc<Semaphore>,
+    of_miner: BTreeMap<Hotkey, Arc<Semaphore>>,
+}
+
+/// A stretch of time that was planned: a period, or one more of its length that the store cannot begin.
+#[derive(Debug)]
+struct Planned {
+    probes: Vec<Probe>,
+    begins: Instant,
+    ends: Instant,
+}
+
+/// When declarations for the next period are asked for, before it begins.
+fn lead(period: Duration) -> Duration {
+    (period / LEAD_PART).min(MAX_LEAD)
+}
+
+/// When the next period begins: when the last one ends, unless that is long past.
+fn next_beginning(ends: Instant, now: Instant) -> Instant {
+    if now.saturating_duration_since(ends) > MAX_LATE { now } else { ends }
 }
 
 impl Cycle {
     /// Runs until it is told to stop. The open period's totals stay in the store.
     pub async fn run(mut self, stop: CancellationToken) {
         self.end_what_was_left_open().await;
-        let mut asking = JoinSet::new();
-        let in_flight = Arc::new(Semaphore::new(MAX_IN_FLIGHT));
-        let mut said = String::new();
-        loop {
-            let contenders = tokio::select! {
-                () = stop.cancelled() => break,
-                contenders = self.observer.observe() => contenders.unwrap_or_default(),
-            };
-            let nobody = contenders.is_empty();
-            // An empty period is begun once, to end the one before it.
-            let turned = if nobody && self.network.contenders().is_empty() {
-                Ok(())
-            } else {
-                self.turn(contenders).await
-            };
-            let trouble = match &turned {
-                Err(error) => Some(format!("no new scoring period can begin: {}", Causes(error))),
-                Ok(()) if nobody => {
-                    Some("no miner of this subnet serves a task of the catalogue".to_owned())
-                }
-                Ok(()) => None,
-            };
-            if let Some(trouble) = trouble {
-                if said != trouble {
-                    // Miners that are yet to come are no fault.
-                    if turned.is_err() {
-                        warn!("{trouble}; trying again every {LOOK_AGAIN:?}");
-                    } else {
-                        info!("{trouble}; looking again every {LOOK_AGAIN:?}");
-                    }
-                    said = trouble;
-                }
-                tokio::select! {
-                    () = stop.cancelled() => break,
-                    () = tokio::time::sleep(LOOK_AGAIN) => continue,
-                }
-            }
-            said.clear();
-            let probes = self.plan();
-            let ends = Instant::now() + self.period;
-            self.ends.send_replace(Some(ends));
-            info!(
-                "a scoring period begins: {} contenders, {} synthetic queries",
-                self.contender_count(),
-                probes.len()
-            );
-            tokio::select! {
-                () = stop.cancelled() => break,
-                () = self.ask_all(probes, ends, &mut asking, &in_flight) => {}
-            }
+        let mut under_way = UnderWay {
+            queries: JoinSet::new(),
+            looks: JoinSet::new(),
+            places: Arc::new(Semaphore::new(MAX_IN_FLIGHT)),
+            of_miner: BTreeMap::new(),
+        };
+        let (to_end, ending) = self.ending();
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.go_round(&mut under_way, &to_end) => {}
         }
         // Queries under way are dropped: they were ours to finish, so they count for nobody.
-        asking.shutdown().await;
+        under_way.queries.shutdown().await;
+        drop(to_end);
+        // What is not ended by then stays open in the store, and the next run ends it.
+        let _ = timeout(TURN_PATIENCE, ending).await;
     }
 
-    fn contender_count(&self) -> usize {
-        self.network.contenders().len()
+    async fn go_round(&mut self, under_way: &mut UnderWay, to_end: &mpsc::UnboundedSender<Over>) {
+        let mut begins = Instant::now();
+        let mut next: Option<Beginning> = None;
+        let mut said = false;
+        loop {
+            if self.observer.contenders().is_empty() && self.network.contenders().is_empty() {
+                self.wait_for_somebody(&mut said, under_way).await;
+                begins = Instant::now();
+                continue;
+            }
+            said = false;
+            let beginning = next.get_or_insert_with(|| Beginning::of_a_period(self.store.clone()));
+            let begun = if self.ends.borrow().is_some() {
+                timeout(TURN_PATIENCE, beginning.done()).await.ok()
+            } else {
+                // There is no period in which anything could count.
+                Some(beginning.done().await)
+            };
+            if let Some(id) = begun {
+                next = None;
+                // Asked again, because beginning may have taken long.
+                self.turn(id, self.observer.contenders(), to_end);
+                let contenders = self.network.contenders();
+                let hotkeys: BTreeSet<_> = contenders.keys().map(|id| id.hotkey).collect();
+                under_way.of_miner.retain(|hotkey, _| hotkeys.contains(hotkey));
+                if self.network.contenders().is_empty() {
+                    self.ends.send_replace(None);
+                    continue;
+                }
+            }
+            let probes = self.plan();
+            self.tallies.plan_bursts(&probes);
+            let planned = Planned { probes, begins, ends: begins + self.period };
+            self.ends.send_replace(Some(planned.ends));
+            info!(
+                "{}: {} contenders, {} synthetic queries",
+                if begun.is_some() {
+                    "a scoring period begins"
+                } else {
+                    "the scoring period goes on"
+                },
+                self.network.contenders().len(),
+                planned.probes.len()
+            );
+            let ends = planned.ends;
+            let early = self.act(planned, next.as_mut(), under_way).await;
+            begins = if early { Instant::now() } else { next_beginning(ends, Instant::now()) };
+        }
+    }
+
+    /// Nobody serves a task: looks for some time whether somebody comes.
+    async fn wait_for_somebody(&self, said: &mut bool, under_way: &mut UnderWay) {
+        if under_way.looks.is_empty() {
+            under_way.looks.spawn(Arc::clone(&self.observer).look());
+        }
+        // A look that takes longer, because somebody hangs, goes on; the others have been heard.
+        let _ = timeout(FIRST_LOOK, under_way.looks.join_next()).await;
+        if !self.observer.contenders().is_empty() {
+            return;
+        }
+        if !std::mem::replace(said, true) {
+            // Miners that are yet to come are no fault.
+            info!(
+                "no miner of this subnet serves a task of the catalogue; looking again every {TRY_AGAIN:?}"
+            );
+        }
+        sleep(TRY_AGAIN).await;
     }
 
     fn plan(&mut self) -> Vec<Probe> {
+        let ended = Arc::clone(&self.ended.borrow());
+        let tokens_per_request = |task: &Task| {
+            let of_task = ended.iter().filter(|(id, _)| id.task == task.id);
+            typical_tokens(task.tokens_per_request, of_task.map(|(_, tally)| tally))
+        };
+        let typical: BTreeMap<_, _> = self
+            .catalogue
+            .enabled()
+            .map(|(task, _)| (task.id.clone(), tokens_per_request(task)))
+            .collect();
         let declared: Vec<_> = self
             .network
             .contenders()
             .iter()
             .filter_map(|(id, contender)| {
-                let task = self.catalogue.task(&id.task)?;
                 Some(Declared {
                     hotkey: id.hotkey,
                     task: id.task.clone(),
                     volume: contender.declared,
-                    tokens_per_request: task.tokens_per_request,
+                    tokens_per_request: *typical.get(&id.task)?,
                 })
             })
             .collect();
         schedule(&declared, &self.probing, self.period, &mut self.rng)
     }
 
-    async fn ask_all(
+    /// Sends what was planned, looks around before the end, and returns at the end. Returns true before it, as soon as
+    /// `next` is there: what was left of a stretch that only filled the time is left out.
+    async fn act(
         &self,
-        probes: Vec<Probe>,
-        ends: Instant,
-        asking: &mut JoinSet<()>,
-        in_flight: &Arc<Semaphore>,
-    ) {
-        let begins = ends - self.period;
-        let mut per_miner: BTreeMap<Hotkey, Arc<Semaphore>> = BTreeMap::new();
-        for probe in probes {
-            sleep_until(begins + probe.at).await;
-            while asking.try_join_next().is_some() {}
-            // A miner that leaves so many queries unanswered tells nothing new, and must not take the others' places.
-            let own = per_miner
-                .entry(probe.hotkey)
-                .or_insert_with(|| Arc::new(Semaphore::new(MAX_PER_MINER)));
-            let Ok(own) = Arc::clone(own).try_acquire_owned() else { continue };
-            let contenders = self.network.contenders();
-            let id = ContenderId { hotkey: probe.hotkey, task: probe.task };
-            let (Some(contender), Some(task)) =
-                (contenders.get(&id), self.catalogue.task(&id.task))
-            else {
-                continue;
-            };
-            let Ok(Ok(permit)) = timeout_at(ends, Arc::clone(in_flight).acquire_owned()).await
-            else {
-                break;
-            };
-            let mut rng = ChaCha12Rng::seed_from_u64(probe.seed);
-            let request = tasks::synthetic::request(task, &mut rng);
-            let query =
-                query(id.hotkey, contender, task, request.body, request.generation.max_tokens);
-            let (asker, accounts, share) =
-                (self.asker.clone(), Arc::clone(&self.accounts), task.checking.share);
-            asking.spawn(async move {
-                let outcome = asker.ask(&query).await;
-                accounts.settle(&query, outcome, share, &mut rng);
-                drop((permit, own));
-            });
+        planned: Planned,
+        next: Option<&mut Beginning>,
+        under_way: &mut UnderWay,
+    ) -> bool {
+        let Planned { probes, begins, ends } = planned;
+        let mut probes = probes.into_iter();
+        let UnderWay { queries, looks, places, of_miner } = under_way;
+        let look = async {
+            sleep_until(ends - lead(self.period)).await;
+            while looks.try_join_next().is_some() {}
+            looks.spawn(Arc::clone(&self.observer).look());
+            sleep_until(ends).await;
+        };
+        let ask = async {
+            while let Some(due) = probes.as_slice().first().map(|probe| begins + probe.at) {
+                sleep_until(due).await;
+                while queries.try_join_next().is_some() {}
+                if let Some(probe) = probes.next() {
+                    let late = due.elapsed() > MAX_LATE;
+                    self.send(probe, late, queries, places, of_miner);
+                }
+            }
+        };
+        let early = async {
+            match next {
+                Some(next) => next.done().await,
+                None => std::future::pending().await,
+            }
+        };
+        let early = tokio::select! {
+            ((), ()) = async { tokio::join!(look, ask) } => false,
+            _ = early => true,
+        };
+        for Probe { hotkey, task, burst, .. } in probes.filter(|probe| probe.burst.is_some()) {
+            self.accounts.not_sent(ContenderId { hotkey, task }, burst);
         }
-        sleep_until(ends).await;
+        early
+    }
+
+    fn send(
+        &self,
+        probe: Probe,
+        late: bool,
+        queries: &mut JoinSet<()>,
+        places: &Arc<Semaphore>,
+        of_miner: &mut BTreeMap<Hotkey, Arc<Semaphore>>,
+    ) {
+        let Probe { hotkey, task, seed, burst, .. } = probe;
+        let id = ContenderId { hotkey, task };
+        let Some(contender) = self.network.contenders().get(&id).cloned() else { return };
+        if burst.is_none() && self.tallies.take_organic(&id) {
+            return;
+        }
+        let own = of_miner.entry(hotkey).or_insert_with(|| Arc::new(Semaphore::new(MAX_PER_MINER)));
+        let Ok(own) = Arc::clone(own).try_acquire_owned() else {
+            // A miner that leaves so many queries unanswered tells nothing new, and must not take the others' places.
+            if let Some(burst) = burst {
+                self.tallies.skip(&id, burst);
+            }
+            return;
+        };
+        let Some(place) = Arc::clone(places).try_acquire_owned().ok().filter(|_| !late) else {
+            self.accounts.not_sent(id, burst);
+            return;
+        };
+        let (asker, accounts) = (self.asker.clone(), Arc::clone(&self.accounts));
+        let catalogue = Arc::clone(&self.catalogue);
+        queries.spawn(async move {
+            let Some(task) = catalogue.task(&id.task) else { return };
+            let mut rng = ChaCha12Rng::seed_from_u64(seed);
+            let request = tasks::synthetic::request(task, &mut rng);
+            let max_tokens = request.generation.max_tokens;
+            let query = query(id.hotkey, &contender, task, request.body, max_tokens);
+            let under_way = accounts.begin(id, max_tokens, Origin::Synthetic { burst });
+            let outcome = asker.ask(&query).await;
+            under_way.settle(&query, outcome, task.checking.share, &mut rng);
+            drop((place, own));
+        });
     }
 
     /// Ends the running period and begins the next.
-    ///
-    /// If the store does not let it, the old one stays open: what is answered still counts in it.
-    async fn turn(
-        &mut self,
+    fn turn(
+        &self,
+        next: PeriodId,
         contenders: BTreeMap<ContenderId, Contender>,
-    ) -> Result<(), StoreError> {
-        let now = unix_ms();
-        let next = self.store.begin_period(now).await?;
+        to_end: &mpsc::UnboundedSender<Over>,
+    ) {
         self.network.set_contenders(contenders);
-        self.accounts.keep_only(|id| self.network.contenders().contains_key(id));
-        if let Some((ended, tallies)) = self.tallies.turn(next, &self.network.declared()) {
-            self.end(ended, now, &tallies).await;
-            self.ended.send_replace(Arc::new(tallies));
+        let contenders = self.network.contenders();
+        self.accounts.keep_only(|id| contenders.contains_key(id));
+        let declared = self.network.declared();
+        match self.tallies.turn(next, &declared, self.period.as_secs_f64()) {
+            Some((period, tallies)) => {
+                let tallies = Arc::new(tallies);
+                self.ended.send_replace(Arc::clone(&tallies));
+                // The receiver lives as long as this.
+                let _ = to_end.send(Over { period, at_ms: unix_ms(), tallies });
+            }
+            None => self.turned.notify_one(),
         }
-        self.turned.notify_one();
-        Ok(())
     }
 
-    async fn end(&self, period: PeriodId, now: i64, tallies: &BTreeMap<ContenderId, Tally>) {
-        let scored = period_scores(&self.parameters, tallies);
-        if let Err(error) = self.store.end_period(period, now, &scored).await {
-            warn!("a scoring period cannot be stored and will not count: {}", Causes(&error));
-        }
+    /// Ends periods in the store, one after the other, and rings for each. Probing does not wait for it.
+    fn ending(&self) -> (mpsc::UnboundedSender<Over>, AbortOnDropHandle<()>) {
+        let (sender, mut receiver) = mpsc::unbounded_channel::<Over>();
+        let (store, turned) = (self.store.clone(), Arc::clone(&self.turned));
+        let ending = tokio::spawn(async move {
+            while let Some(Over { period, at_ms, tallies }) = receiver.recv().await {
+                let what = "end a scoring period, whose totals are kept until then";
+                insist(what, || store.end_period(period, at_ms, &tallies)).await;
+                turned.notify_one();
+            }
+        });
+        (sender, AbortOnDropHandle::new(ending))
     }
 
     async fn end_what_was_left_open(&self) {
@@ -213,10 +336,81 @@ impl Cycle {
                     info!(
                         "going on from an earlier run: its last scoring period counts as far as it came"
                     );
-                    self.end(period, unix_ms(), &tallies).await;
+                    if let Err(error) = self.store.end_period(period, unix_ms(), &tallies).await {
+                        warn!(
+                            "an earlier run's last period cannot be ended now: {}",
+                            Causes(&error)
+                        );
+                    }
                 }
             }
             Err(error) => warn!("an earlier run's last period cannot be read: {}", Causes(&error)),
+        }
+    }
+}
+
+/// A period that is over but not ended in the store.
+#[derive(Debug)]
+struct Over {
+    period: PeriodId,
+    at_ms: i64,
+    tallies: Arc<BTreeMap<ContenderId, Tally>>,
+}
+
+/// A new period that the store is asked for, as often as it takes.
+#[derive(Debug)]
+struct Beginning {
+    id: watch::Receiver<Option<PeriodId>>,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Beginning {
+    fn of_a_period(store: Store) -> Self {
+        let (sender, id) = watch::channel(None);
+        let task = tokio::spawn(async move {
+            let what = "begin a scoring period, so the last one goes on";
+            let begun = insist(what, || store.begin_period(unix_ms())).await;
+            sender.send_replace(Some(begun));
+        });
+        Self { id, _task: AbortOnDropHandle::new(task) }
+    }
+
+    async fn done(&mut self) -> PeriodId {
+        loop {
+            if let Some(id) = *self.id.borrow_and_update() {
+                return id;
+            }
+            if self.id.changed().await.is_err() {
+                // The task ends only when it has an id, or with the whole validator.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+}
+
+/// Repeats what the store is to do until it does it, and says once that it does not.
+async fn insist<T, F>(what: &str, mut attempt: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
+    let mut said = false;
+    loop {
+        match attempt().await {
+            Ok(done) => {
+                if said {
+                    info!("the store works again");
+                }
+                return done;
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut said, true) {
+                    warn!(
+                        "the store cannot {what}; trying again every {TRY_AGAIN:?}: {}",
+                        Causes(&error)
+                    );
+                }
+                sleep(TRY_AGAIN).await;
+            }
         }
     }
 }
@@ -240,5 +434,30 @@ pub fn query(
             first_token: task.timeouts.first_token(),
             total: task.timeouts.total(),
         },
+        cut_short: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_period_begins_when_the_last_ends_unless_the_machine_slept() {
+        let ends = Instant::now();
+        assert_eq!(next_beginning(ends, ends + Duration::from_millis(40)), ends);
+        let awake = ends + Duration::from_secs(3600);
+        assert_eq!(next_beginning(ends, awake), awake);
+    }
+
+    proptest! {
+        #[test]
+        fn declarations_are_asked_for_when_miners_are_ready_to_begin_a_new_period(seconds in 1..100_000_u64) {
+            let period = Duration::from_secs(seconds);
+            prop_assert!(lead(period) > Duration::ZERO && lead(period) <= period / 5);
+            prop_assert!(lead(period) <= MAX_LEAD);
+        }
     }
 }

@@ -1,20 +1,22 @@
-//! Reads the subnet at the start of a period: who is there, where, and what they declare.
+//! Reads the subnet before a period begins: who is there, where, and what they declare.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use chain::axon::check_reachable;
-use chain::{Chain, ChainError, Metagraph};
+use chain::{Chain, Metagraph};
 use common::capacity::Reading;
 use common::{Hotkey, Netuid, TaskId, Uid, Volume, capacity};
 use futures::{StreamExt, stream};
 use tasks::Catalogue;
+use tokio::time::timeout;
 use tracing::{debug, info, warn};
 use url::Url;
 
-use crate::ask::Asker;
+use crate::ask::{Asker, Ours, Trouble};
 use crate::network::{Contender, Network};
 use crate::tally::ContenderId;
 
@@ -22,18 +24,35 @@ use crate::tally::ContenderId;
 const PERIOD_TOLERANCE: f64 = 0.01;
 /// How long a miner has to declare its capacity.
 const CAPACITY_DEADLINE: Duration = Duration::from_secs(10);
+/// How long the chain has to show the metagraph, before declarations are asked for by the last one.
+const CHAIN_DEADLINE: Duration = Duration::from_secs(5);
 /// How many miners are asked for their capacity at once.
-const CONCURRENT: usize = 64;
+const CONCURRENT: usize = 256;
 
 /// Reads the chain and asks every miner what it can serve.
+///
+/// A look takes as long as it takes, and several may be under way; [`contenders`](Self::contenders) tells at any time
+/// what is known by then. So a miner that hangs delays nobody.
 #[derive(Debug)]
 pub struct Observer {
-    pub subnet: Subnet,
-    /// What was already said of each miner, so that it is said once.
-    said: BTreeMap<Hotkey, Vec<String>>,
+    subnet: Subnet,
+    /// Held while the chain is read: an older metagraph must not replace a newer one.
+    reading: tokio::sync::Mutex<()>,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    /// Where the miners are that may be called.
+    miners: BTreeMap<Hotkey, (Uid, Url)>,
     /// What each miner declared last, and where.
     declared: BTreeMap<Hotkey, (Url, BTreeMap<TaskId, Volume>)>,
+    /// Miners that owe an answer.
+    asked: BTreeSet<Hotkey>,
+    /// What was already said of each miner, so that it is said once.
+    said: BTreeMap<Hotkey, Vec<String>>,
     chain_troubled: bool,
+    network_troubled: bool,
 }
 
 /// What an [`Observer`] looks at, and with what.
@@ -57,54 +76,100 @@ pub struct Subnet {
 impl Observer {
     /// An observer that has seen nothing yet.
     pub fn new(subnet: Subnet) -> Self {
-        Self { subnet, said: BTreeMap::new(), declared: BTreeMap::new(), chain_troubled: false }
+        Self { subnet, reading: tokio::sync::Mutex::default(), known: Mutex::default() }
     }
 
-    /// Looks at the whole subnet; `None` before anything is known.
-    ///
-    /// What cannot be read keeps its last known state: a miner that does not declare its capacity this time, but did
-    /// before at the same address, is still asked, and succeeds or fails by that.
-    pub async fn observe(&mut self) -> Option<BTreeMap<ContenderId, Contender>> {
-        match self.subnet.chain.metagraph(self.subnet.netuid).await {
-            Ok(metagraph) => {
-                if std::mem::take(&mut self.chain_troubled) {
-                    info!("the chain answers again");
-                }
-                self.subnet.network.set_metagraph(metagraph);
-            }
-            Err(error) => self.report_chain(error),
-        }
-        let metagraph = self.subnet.network.metagraph()?;
+    /// Looks at the whole subnet, until every miner has declared or failed to.
+    pub async fn look(self: Arc<Self>) {
+        self.read_chain().await;
+        let Some(metagraph) = self.subnet.network.metagraph() else { return };
         let miners = self.reachable(&metagraph);
         let asker = &self.subnet.asker;
-        let declarations: Vec<_> = stream::iter(miners)
-            .map(|(uid, hotkey, url)| async move {
+        let observer = &self;
+        stream::iter(miners)
+            .for_each_concurrent(CONCURRENT, |(hotkey, url)| async move {
+                let Some(_asking) = Asking::begin(observer, hotkey) else { return };
                 let body = asker.capacity(&hotkey, &url, CAPACITY_DEADLINE).await;
-                (uid, hotkey, url, body)
+                observer.take(hotkey, url, body);
             })
-            .buffer_unordered(CONCURRENT)
-            .collect()
             .await;
+    }
+
+    /// Everybody who may be asked, by what is known now.
+    ///
+    /// What could not be read keeps its last known state: a miner that does not declare its capacity this time, but did
+    /// before at the same address, is still asked, and succeeds or fails by that.
+    pub fn contenders(&self) -> BTreeMap<ContenderId, Contender> {
+        let known = self.known();
         let mut contenders = BTreeMap::new();
-        for (uid, hotkey, url, body) in declarations {
-            let (declared, complaints) = match body {
-                Err(failure) => (None, vec![failure.to_string()]),
-                Ok(body) => match capacity::read(&body, |task| self.ceiling(task)) {
-                    Err(complaint) => (None, vec![complaint]),
-                    Ok(reading) => self.per_our_period(reading),
-                },
+        for (hotkey, (uid, url)) in &known.miners {
+            let Some((_, tasks)) = known.declared.get(hotkey).filter(|(at, _)| at == url) else {
+                continue;
             };
-            self.say(hotkey, complaints);
-            for (task, declared) in self.remember(hotkey, &url, declared) {
-                let contender = Contender { uid, url: url.clone(), declared };
-                contenders.insert(ContenderId { hotkey, task }, contender);
+            for (task, declared) in tasks {
+                let id = ContenderId { hotkey: *hotkey, task: task.clone() };
+                let contender = Contender { uid: *uid, url: url.clone(), declared: *declared };
+                contenders.insert(id, contender);
             }
         }
-        let registered: BTreeSet<Hotkey> =
-            metagraph.neurons.iter().map(|neuron| neuron.hotkey).collect();
-        self.said.retain(|hotkey, _| registered.contains(hotkey));
-        self.declared.retain(|hotkey, _| registered.contains(hotkey));
-        Some(contenders)
+        contenders
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn read_chain(&self) {
+        let Ok(_reading) = self.reading.try_lock() else { return };
+        let read = timeout(CHAIN_DEADLINE, self.subnet.chain.metagraph(self.subnet.netuid)).await;
+        let trouble = match read {
+            Ok(Ok(metagraph)) => {
+                self.subnet.network.set_metagraph(metagraph);
+                None
+            }
+            Ok(Err(error)) => Some(format!("{:#}", anyhow::Error::from(error))),
+            Err(_) => Some(format!("it does not answer within {CHAIN_DEADLINE:?}")),
+        };
+        let troubled = std::mem::replace(&mut self.known().chain_troubled, trouble.is_some());
+        match (trouble, troubled) {
+            (None, true) => info!("the chain answers again"),
+            (None, false) => {}
+            (Some(why), true) => debug!("the chain still cannot be read: {why}"),
+            (Some(why), false) => {
+                warn!("the chain cannot be read, going on with what is known: {why}");
+            }
+        }
+    }
+
+    /// Takes note of what a miner answered when it was asked for its capacity.
+    fn take(&self, hotkey: Hotkey, url: Url, body: Result<Bytes, Trouble>) {
+        let (declared, complaints) = match body {
+            Err(Trouble::Ours(ours)) => {
+                self.say_of_ourselves(&ours);
+                return;
+            }
+            Err(Trouble::Theirs(failure)) => (None, vec![failure.to_string()]),
+            Ok(body) => match capacity::read(&body, |task| self.ceiling(task)) {
+                Err(complaint) => (None, vec![complaint]),
+                Ok(reading) => self.per_our_period(reading),
+            },
+        };
+        let mut known = self.known();
+        if let Some(declared) = declared {
+            known.declared.insert(hotkey, (url, declared));
+            if std::mem::take(&mut known.network_troubled) {
+                info!("miners can be asked for their capacity again");
+            }
+        }
+        known.say(hotkey, complaints);
+    }
+
+    fn say_of_ourselves(&self, ours: &Ours) {
+        if let Ours::Network(why) = ours
+            && !std::mem::replace(&mut self.known().network_troubled, true)
+        {
+            warn!("miners cannot be asked for their capacity because of our own side: {why}");
+        }
     }
 
     /// A declaration for another length of time, as one for ours.
@@ -122,51 +187,34 @@ impl Observer {
         (Some(tasks), refused)
     }
 
-    /// The declaration that counts: this one, or the last one from the same address.
-    fn remember(
-        &mut self,
-        miner: Hotkey,
-        url: &Url,
-        declared: Option<BTreeMap<TaskId, Volume>>,
-    ) -> BTreeMap<TaskId, Volume> {
-        match declared {
-            Some(declared) => {
-                self.declared.insert(miner, (url.clone(), declared.clone()));
-                declared
-            }
-            None => match self.declared.get(&miner) {
-                Some((known, declared)) if known == url => declared.clone(),
-                Some(_) | None => BTreeMap::new(),
-            },
-        }
-    }
-
-    fn report_chain(&mut self, error: ChainError) {
-        let error = anyhow::Error::from(error);
-        if std::mem::replace(&mut self.chain_troubled, true) {
-            debug!("the chain still cannot be read: {error:#}");
-        } else {
-            warn!("the chain cannot be read, going on with what is known: {error:#}");
-        }
-    }
-
     fn ceiling(&self, task: &TaskId) -> Option<Volume> {
         self.subnet.catalogue.task(task).filter(|task| task.enabled).map(|task| task.max_capacity)
     }
 
-    fn reachable(&mut self, metagraph: &Metagraph) -> Vec<(Uid, Hotkey, Url)> {
-        let mut miners = Vec::new();
-        let own = self.subnet.own;
-        for neuron in metagraph.neurons.iter().filter(|neuron| neuron.hotkey != own) {
+    /// The miners that may be called. Those that left the subnet are forgotten.
+    fn reachable(&self, metagraph: &Metagraph) -> Vec<(Hotkey, Url)> {
+        let Subnet { own, own_address, allow_local, .. } = &self.subnet;
+        let mut miners = BTreeMap::new();
+        let mut known = self.known();
+        for neuron in metagraph.neurons.iter().filter(|neuron| neuron.hotkey != *own) {
             let Some(axon) = neuron.axon else { continue };
-            match check_reachable(&axon, self.subnet.own_address, self.subnet.allow_local) {
-                Ok(url) => miners.push((neuron.uid, neuron.hotkey, url)),
-                Err(refused) => self.say(neuron.hotkey, vec![format!("is not called: {refused}")]),
+            match check_reachable(&axon, *own_address, *allow_local) {
+                Ok(url) => {
+                    miners.insert(neuron.hotkey, (neuron.uid, url));
+                }
+                Err(refused) => known.say(neuron.hotkey, vec![format!("is not called: {refused}")]),
             }
         }
-        miners
+        let registered: BTreeSet<Hotkey> =
+            metagraph.neurons.iter().map(|neuron| neuron.hotkey).collect();
+        known.said.retain(|hotkey, _| registered.contains(hotkey));
+        known.declared.retain(|hotkey, _| registered.contains(hotkey));
+        known.miners = miners;
+        known.miners.iter().map(|(hotkey, (_, url))| (*hotkey, url.clone())).collect()
     }
+}
 
+impl Known {
     fn say(&mut self, miner: Hotkey, complaints: Vec<String>) {
         let before = self.said.insert(miner, complaints.clone()).unwrap_or_default();
         for complaint in complaints.iter().filter(|complaint| !before.contains(complaint)) {
@@ -175,6 +223,26 @@ impl Observer {
         if complaints.is_empty() && !before.is_empty() {
             info!(%miner, "miner {miner} declares its capacity properly again");
         }
+    }
+}
+
+/// A miner that is being asked for its capacity, so that it is not asked a second time meanwhile.
+#[derive(Debug)]
+struct Asking<'a> {
+    observer: &'a Observer,
+    miner: Hotkey,
+}
+
+impl<'a> Asking<'a> {
+    fn begin(observer: &'a Observer, miner: Hotkey) -> Option<Self> {
+        let first = observer.known().asked.insert(miner);
+        first.then_some(Self { observer, miner })
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.observer.known().asked.remove(&self.miner);
     }
 }
 

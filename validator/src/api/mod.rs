@@ -26,8 +26,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tracing::warn;
 
-use crate::accounts::Accounts;
-use crate::ask::{Asker, Failure, Outcome, Query};
+use crate::accounts::{Accounts, Origin, UnderWay};
+use crate::ask::{Asker, Failure, Ours, Outcome, Query};
 use crate::cycle::query;
 use crate::network::Network;
 use crate::routing;
@@ -180,38 +180,35 @@ impl Api {
         let routes = self.router.choose(&task.id, ATTEMPTS, &mut rng);
         let mut relay = Relay::new(Arc::clone(self), task, asked, slot, rng);
         // Miners that call the request itself wrong. They are right unless another one answers it.
-        let mut objections: Vec<(Query, String)> = Vec::new();
-        let deadline = Instant::now() + task.timeouts.first_token();
+        let mut objections: Vec<(Asking, String)> = Vec::new();
+        let whole = task.timeouts.first_token();
+        let deadline = Instant::now() + whole;
         for (tried, route) in routes.iter().enumerate() {
             let id = ContenderId { hotkey: route.hotkey, task: task.id.clone() };
             let Some(contender) = contenders.get(&id) else { continue };
-            let mut query =
-                query(id.hotkey, contender, task, body.clone(), asked.generation.max_tokens);
-            // Half of what is left, so that a miner that hangs does not use up the user's patience; all for the last.
+            let max_tokens = asked.generation.max_tokens;
+            let mut query = query(id.hotkey, contender, task, body.clone(), max_tokens);
             let left = deadline.saturating_duration_since(Instant::now());
             let last = tried + 1 == routes.len();
-            query.timeouts.first_token = if last { left } else { left / 2 };
-            match relay.begin(&self.asker, query.clone(), route.clone()).await {
+            query.timeouts.first_token = time_for(left, whole, last);
+            query.cut_short = query.timeouts.first_token < whole;
+            let under_way = self.accounts.begin(id, max_tokens, Origin::Organic);
+            let asking = Asking { query, under_way };
+            match relay.begin(&self.asker, asking, route.clone()).await {
                 Ok(()) => {
-                    for (query, _) in objections {
-                        self.settle(&query, Outcome::Failed(Failure::Status(400)), &mut relay.rng);
+                    for (asking, _) in objections {
+                        let wrong = Outcome::Failed(Failure::Status(400));
+                        self.settle(asking, wrong, &mut relay.rng);
                     }
                     return Ok(relay);
                 }
-                Err(NotBegun::Objection(why)) => objections.push((query, why)),
-                Err(NotBegun::Outcome(outcome)) => {
-                    // A miner that was given less time than the task allows has not failed when that runs out.
-                    let cut_short =
-                        query.timeouts.first_token < task.timeouts.first_token().mul_f64(0.9);
-                    match outcome {
-                        Outcome::Failed(Failure::NoFirstToken(_)) if cut_short => {}
-                        outcome => {
-                            if matches!(outcome, Outcome::Failed(_)) {
-                                route.failed();
-                            }
-                            self.settle(&query, outcome, &mut relay.rng);
-                        }
+                Err(NotBegun::Objection(asking, why)) => objections.push((asking, why)),
+                Err(NotBegun::Outcome(asking, outcome)) => {
+                    // A miner that used up the user's patience is avoided, though this does not count as a failure.
+                    if matches!(outcome, Outcome::Failed(_) | Outcome::Void(Ours::Budget)) {
+                        route.failed();
                     }
+                    self.settle(asking, outcome, &mut relay.rng);
                 }
             }
         }
@@ -225,9 +222,10 @@ impl Api {
         ))
     }
 
-    fn settle(&self, query: &Query, outcome: Outcome, rng: &mut ChaCha12Rng) {
-        let share = self.catalogue.task(&query.task).map_or(0.0, |task| task.checking.share);
-        self.accounts.settle(query, outcome, share, rng);
+    fn settle(&self, asking: Asking, outcome: Outcome, rng: &mut ChaCha12Rng) {
+        let Asking { query, under_way } = asking;
+        let floor = self.catalogue.task(&query.task).map_or(0.0, |task| task.checking.share);
+        under_way.settle(&query, outcome, floor, rng);
     }
 
     fn models(&self) -> Value {
@@ -248,6 +246,23 @@ impl Api {
             })
             .collect();
         json!({"object": "list", "data": data})
+    }
+}
+
+/// A query to a miner on behalf of a user.
+#[derive(Debug)]
+struct Asking {
+    query: Query,
+    under_way: UnderWay,
+}
+
+/// How much of the time that is left until a user's first token one miner gets: half, so that one that hangs does not
+/// use up the user's patience, and all for the last. Who gets nearly the whole time gets the whole.
+fn time_for(left: Duration, whole: Duration, last: bool) -> Duration {
+    match last {
+        true if left >= whole.mul_f64(0.9) => whole,
+        true => left,
+        false => left / 2,
     }
 }
 

@@ -19,9 +19,9 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 
-use super::Api;
 use super::answer::{Frame, append_logprobs, opening};
-use crate::ask::{AnswerStream, Asker, Failure, NotOpened, Outcome, Query};
+use super::{Api, Asking};
+use crate::ask::{AnswerStream, Asker, Failure, NotOpened, Outcome, Trouble};
 use crate::clock::unix_ms;
 use crate::routing::Route;
 
@@ -43,8 +43,8 @@ pub(super) struct Relay {
 #[derive(Debug)]
 pub(super) enum NotBegun {
     /// The miner calls the request itself wrong, with this reason.
-    Objection(String),
-    Outcome(Outcome),
+    Objection(Asking, String),
+    Outcome(Asking, Outcome),
 }
 
 /// The miner that answers.
@@ -63,7 +63,7 @@ enum Part {
     Chunk(Box<Chunk>),
     /// The end, with the token counts if the receipt is in order.
     End(Option<Usage>),
-    Broken(Failure),
+    Broken(Trouble),
 }
 
 impl Relay {
@@ -93,22 +93,23 @@ impl Relay {
     pub(super) async fn begin(
         &mut self,
         asker: &Asker,
-        query: Query,
+        asking: Asking,
         route: Route,
     ) -> Result<(), NotBegun> {
-        let mut stream = asker.open(&query).await.map_err(|not_opened| match not_opened {
-            NotOpened::Unacceptable(why) => NotBegun::Objection(why),
-            not_opened @ (NotOpened::Refused | NotOpened::Failed(_)) => {
-                NotBegun::Outcome(not_opened.into())
+        let mut stream = match asker.open(&asking.query).await {
+            Ok(stream) => stream,
+            Err(NotOpened::Unacceptable(why)) => return Err(NotBegun::Objection(asking, why)),
+            Err(not_opened @ (NotOpened::Refused | NotOpened::Trouble(_))) => {
+                return Err(NotBegun::Outcome(asking, not_opened.into()));
             }
-        })?;
+        };
         let (sender, parts) = mpsc::unbounded_channel();
         loop {
-            let chunk = stream
-                .next()
-                .await
-                .map_err(|failure| NotBegun::Outcome(Outcome::Failed(failure)))?;
-            let Some(chunk) = chunk else { break };
+            let chunk = match stream.next().await {
+                Ok(Some(chunk)) => chunk,
+                Ok(None) => break,
+                Err(trouble) => return Err(NotBegun::Outcome(asking, trouble.into())),
+            };
             let said_something = chunk.choices.first().is_some_and(|choice| {
                 !choice.added_text().is_empty() || choice.finish_reason.is_some()
             });
@@ -120,7 +121,7 @@ impl Relay {
         }
         let uid = route.uid;
         let reader =
-            Reader { api: Arc::clone(&self.api), query, route, stream, rng: self.rng.clone() };
+            Reader { api: Arc::clone(&self.api), asking, route, stream, rng: self.rng.clone() };
         let reader = AbortOnDropHandle::new(tokio::spawn(reader.run(sender)));
         self.source = Some(Source { uid, parts, _reader: reader });
         Ok(())
@@ -132,7 +133,9 @@ impl Relay {
             None => None,
         };
         // A reader that ends without a last word has been stopped with the server.
-        part.unwrap_or_else(|| Part::Broken(Failure::Broken("the server is stopping".to_owned())))
+        part.unwrap_or_else(|| {
+            Part::Broken(Failure::Broken("the server is stopping".to_owned()).into())
+        })
     }
 
     /// Says which miner answers.
@@ -160,8 +163,8 @@ impl Relay {
             let chunk = match self.next().await {
                 Part::Chunk(chunk) => chunk,
                 Part::End(usage) => break usage.ok_or_else(broken_off)?,
-                Part::Broken(failure) => {
-                    warn!(task = self.frame.model, "an answer broke off: the miner {failure}");
+                Part::Broken(trouble) => {
+                    warn!(task = self.frame.model, "an answer broke off: the miner {trouble}");
                     return Err(broken_off());
                 }
             };
@@ -181,7 +184,7 @@ impl Relay {
 #[derive(Debug)]
 struct Reader {
     api: Arc<Api>,
-    query: Query,
+    asking: Asking,
     route: Route,
     stream: AnswerStream,
     rng: ChaCha12Rng,
@@ -189,34 +192,35 @@ struct Reader {
 
 impl Reader {
     async fn run(mut self, parts: mpsc::UnboundedSender<Part>) {
-        let failure = loop {
+        let trouble = loop {
             match self.stream.next().await {
                 Ok(Some(chunk)) => {
                     // Without a receiver this task is about to be dropped.
                     let _ = parts.send(Part::Chunk(Box::new(chunk)));
                 }
                 Ok(None) => break None,
-                Err(failure) => break Some(failure),
+                Err(trouble) => break Some(trouble),
             }
         };
-        let (outcome, last) = match failure {
-            Some(failure) => (Outcome::Failed(failure.clone()), Part::Broken(failure)),
+        let (outcome, last) = match trouble {
+            Some(trouble) => (trouble.clone().into(), Part::Broken(trouble)),
             None => {
                 let outcome = self.stream.finish();
                 let usage = match &outcome {
                     Outcome::Served(served) => {
                         Some(Usage::new(served.receipt.generated.prompt_tokens, served.tokens()))
                     }
-                    Outcome::Refused | Outcome::Failed(_) => None,
+                    Outcome::Refused | Outcome::Failed(_) | Outcome::Void(_) => None,
                 };
                 (outcome, Part::End(usage))
             }
         };
         match &outcome {
             Outcome::Served(_) => self.route.succeeded(),
-            Outcome::Refused | Outcome::Failed(_) => self.route.failed(),
+            Outcome::Failed(_) => self.route.failed(),
+            Outcome::Refused | Outcome::Void(_) => {}
         }
-        self.api.settle(&self.query, outcome, &mut self.rng);
+        self.api.settle(self.asking, outcome, &mut self.rng);
         let _ = parts.send(last);
     }
 }
@@ -270,11 +274,11 @@ impl Sending {
                             None => continue,
                         }
                     }
-                    Part::Broken(failure) => {
+                    Part::Broken(trouble) => {
                         self.stage = Stage::Closed;
                         warn!(
                             task = self.relay.frame.model,
-                            "an answer broke off: the miner {failure}"
+                            "an answer broke off: the miner {trouble}"
                         );
                         json(&broken_off().body())
                     }

@@ -1,28 +1,34 @@
 //! The API in front of scripted miners.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::sync::Mutex;
 
 use axum::Router as HttpRouter;
 use axum::body::Body;
+use axum::body::Bytes;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use common::generation::FinishReason;
 use common::receipt::{Generated, Timings, request_digest};
 use common::{Keypair, Uid, Volume};
+use futures::StreamExt;
+use futures::future::pending;
+use futures::stream::{self, once};
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use url::Url;
 
 use super::*;
-use crate::accounts::{Writer, accounts};
 use crate::metrics::Metrics;
 use crate::network::Contender;
 use crate::routing::Candidate;
 use crate::store::PeriodId;
 use crate::store::tests::store;
+use crate::suspicion::Suspicions;
 use crate::tally::{Tallies, Tally};
+use crate::writer::{Writer, writer};
 
 /// What a scripted miner does with every request.
 #[derive(Debug, Clone, Copy)]
@@ -31,13 +37,22 @@ enum Conduct {
     Answers,
     /// Says "hello" and then reports an error.
     BreaksOff,
+    /// Says "hello" and then nothing more.
+    FallsSilent,
+    /// Takes the request and never answers.
+    Hangs,
     Status(u16),
 }
 
 const KEY: &str = "sesame-0123456789";
 
 async fn miner(name: &'static str, conduct: Conduct) -> Url {
-    let answer = move |body: String| async move { act(name, conduct, &body) };
+    let answer = move |body: String| async move {
+        match conduct {
+            Conduct::Hangs => pending().await,
+            conduct => act(name, conduct, &body),
+        }
+    };
     let router = HttpRouter::new().route(Kind::Chat.path(), post(answer));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
@@ -55,6 +70,12 @@ fn act(name: &str, conduct: Conduct, body: &str) -> Response {
             let reason = json!({"error": {"message": "the prompt is too long", "type": "invalid_request_error",
                                           "param": null, "code": null}});
             return (StatusCode::from_u16(status).unwrap(), reason.to_string()).into_response();
+        }
+        Conduct::FallsSilent | Conduct::Hangs => {
+            let first = Bytes::from(chunk("hello", None));
+            let stream = once(async { Ok::<_, Infallible>(first) }).chain(stream::pending());
+            return ([("content-type", "text/event-stream")], Body::from_stream(stream))
+                .into_response();
         }
         Conduct::BreaksOff => {
             let trouble = json!({"error": {"message": "engine died", "type": "server_error", "param": null, "code": null}});
@@ -93,7 +114,10 @@ async fn world(miners: &[(&'static str, Conduct)], config: ApiConfig) -> World {
     let (folder, store) = store().await;
     let (tallies, network) = (Arc::new(Tallies::default()), Arc::new(Network::default()));
     let metrics = Metrics::new(&mut Registry::default());
-    let (accounts, writer) = accounts(Arc::clone(&tallies), metrics, store, Arc::default(), 10);
+    let (to_check, writer) =
+        writer(Arc::clone(&tallies), Arc::clone(&metrics), store, Arc::default(), 10);
+    let suspicions = Arc::new(Suspicions::default());
+    let accounts = Accounts::new(Arc::clone(&tallies), metrics, suspicions, to_check);
     let mut contenders = BTreeMap::new();
     let mut candidates = Vec::new();
     for (uid, (name, conduct)) in (1..).map(Uid).zip(miners) {
@@ -103,15 +127,22 @@ async fn world(miners: &[(&'static str, Conduct)], config: ApiConfig) -> World {
         let score = 1e-9_f64.powi(i32::from(uid.0));
         candidates.push(Candidate { task: id.task.clone(), uid, hotkey, score });
         let url = miner(name, *conduct).await;
-        contenders.insert(id, Contender { uid, url, declared: Volume::from(100) });
+        contenders.insert(id, Contender { uid, url, declared: Volume::from(300) });
     }
     network.set_contenders(contenders);
-    tallies.turn(PeriodId(1), &network.declared());
+    tallies.turn(PeriodId(1), &network.declared(), 60.0);
     let router = Arc::new(routing::Router::default());
     router.replace(candidates);
     let asker = Asker::new(Keypair::development("Alice")).unwrap();
     let api = Api::new(config, catalogue, network, router, asker, Arc::new(accounts));
     World { api: Arc::new(api), tallies, _writer: Mutex::new(writer), _folder: folder }
+}
+
+fn id(name: &str) -> ContenderId {
+    ContenderId {
+        hotkey: Keypair::development(name).hotkey(),
+        task: "chat-demo".parse().unwrap(),
+    }
 }
 
 fn open() -> ApiConfig {
@@ -138,11 +169,14 @@ impl World {
     }
 
     fn tally(&self, name: &str) -> Tally {
-        let id = ContenderId {
-            hotkey: Keypair::development(name).hotkey(),
-            task: "chat-demo".parse().unwrap(),
-        };
-        self.tallies.snapshot()[&id]
+        self.tallies.snapshot()[&id(name)]
+    }
+
+    /// Books that a miner refused a request of 60 tokens.
+    fn refuses(&self, name: &str) -> Tally {
+        let accounts = &self.api.accounts;
+        accounts.begin(id(name), 60, Origin::Organic).close(&Outcome::Refused);
+        self.tally(name)
     }
 }
 
@@ -159,7 +193,8 @@ async fn an_answer_reaches_the_user_without_the_receipt_and_counts_for_the_miner
     );
     assert_eq!(answer.get("receipt"), None);
     let tally = world.tally("Bob");
-    assert_eq!((tally.served, tally.failed, tally.consumed), (1, 0, 3.0));
+    assert_eq!((tally.served, tally.organic_served, tally.asked()), (1, 1, 1));
+    assert_eq!(tally.consumed, 3.0);
 }
 
 #[tokio::test]
@@ -189,7 +224,7 @@ async fn the_next_miner_answers_when_the_first_fails() {
         assert_eq!(world.ask(json!({}), None).await.0, StatusCode::OK);
     }
     assert_eq!(world.tally("Charlie").served, 5);
-    assert!(world.tally("Bob").failed > 0);
+    assert!(world.tally("Bob").failed.bad_status > 0);
 }
 
 #[tokio::test]
@@ -199,7 +234,7 @@ async fn a_request_that_every_miner_calls_wrong_is_the_users_mistake() {
     let (status, body) = world.ask(json!({}), None).await;
     assert_eq!(status, StatusCode::BAD_REQUEST);
     assert!(body.contains("the prompt is too long"), "{body}");
-    assert_eq!((world.tally("Bob").failed, world.tally("Charlie").failed), (0, 0));
+    assert_eq!((world.tally("Bob").asked(), world.tally("Charlie").asked()), (0, 0));
 }
 
 #[tokio::test]
@@ -209,7 +244,7 @@ async fn a_miner_that_alone_calls_a_request_wrong_has_failed() {
     for _ in 0..5 {
         assert_eq!(world.ask(json!({}), None).await.0, StatusCode::OK);
     }
-    assert!(world.tally("Bob").failed > 0);
+    assert!(world.tally("Bob").failed.bad_status > 0);
 }
 
 #[tokio::test]
@@ -220,7 +255,8 @@ async fn an_answer_that_breaks_off_ends_with_an_error_event_and_no_second_answer
     let last = body.lines().rfind(|line| line.starts_with("data: ")).unwrap();
     assert!(last.contains("\"error\""), "{body}");
     assert_eq!(body.matches("hello").count(), 1, "{body}");
-    assert_eq!(world.tally("Bob").failed + world.tally("Charlie").failed, 1);
+    let failed = |name: &str| world.tally(name).failed.broken;
+    assert_eq!(failed("Bob") + failed("Charlie"), 1);
     assert_eq!(world.ask(json!({}), None).await.0, StatusCode::SERVICE_UNAVAILABLE);
 }
 
@@ -229,7 +265,44 @@ async fn refusals_are_no_answer_but_no_failure_either() {
     let world = world(&[("Bob", Conduct::Status(429))], open()).await;
     assert_eq!(world.ask(json!({}), None).await.0, StatusCode::SERVICE_UNAVAILABLE);
     let tally = world.tally("Bob");
-    assert_eq!((tally.refused, tally.failed), (1, 0));
+    assert_eq!((tally.refused_within, tally.asked()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_miner_that_had_only_a_part_of_the_time_has_not_failed_when_it_runs_out() {
+    let world = world(&[("Bob", Conduct::Hangs), ("Charlie", Conduct::Answers)], open()).await;
+    assert_eq!(world.ask(json!({}), None).await.0, StatusCode::OK);
+    let tally = world.tally("Bob");
+    assert_eq!((tally.void, tally.asked()), (1, 0));
+    assert_eq!(world.tally("Charlie").served, 1);
+}
+
+#[tokio::test]
+async fn what_was_under_way_for_a_user_who_went_away_is_released() {
+    let world = world(&[("Bob", Conduct::FallsSilent)], open()).await;
+    let body = json!({"model": "chat-demo", "stream": true,
+                      "messages": [{"role": "user", "content": "hi"}]});
+    let request = Request::builder().method("POST").uri(Kind::Chat.path());
+    let request = request.body(Body::from(body.to_string())).unwrap();
+    let response = Arc::clone(&world.api).answer(Kind::Chat, request).await.unwrap();
+    // 256 of 300 tokens are under way: one more request of 60 is refused for good reason.
+    assert_eq!(world.refuses("Bob").refused_within, 0);
+    drop(response);
+    // The reader is stopped, not waited for.
+    while world.refuses("Bob").refused_within == 0 {
+        tokio::task::yield_now().await;
+    }
+    let tally = world.tally("Bob");
+    assert_eq!((tally.asked(), tally.void), (tally.refused(), 0));
+}
+
+#[test]
+fn every_miner_but_the_last_gets_half_of_what_is_left() {
+    let ms = Duration::from_millis;
+    assert_eq!(time_for(ms(1_000), ms(1_000), false), ms(500));
+    assert_eq!(time_for(ms(500), ms(1_000), true), ms(500));
+    assert_eq!(time_for(ms(999), ms(1_000), true), ms(1_000));
+    assert_eq!(time_for(ms(0), ms(1_000), true), ms(0));
 }
 
 #[tokio::test]

@@ -1,0 +1,181 @@
+//! A miner's answer as it comes in: bounded, timed, and in the end judged by its form.
+
+use std::fmt;
+use std::time::Duration;
+
+use bytes::Bytes;
+use common::openai::{Chunk, ErrorBody};
+use common::receipt::{MAX_TOKENS, Receipt, request_digest};
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use tokio::time::timeout_at;
+
+use super::outcome::{Failure, Outcome, Served, Trouble, whose};
+use super::{Query, Timeouts, Watch, plain};
+use crate::sse::{EventData, Events};
+
+/// What a stream may hold besides [`BYTES_PER_TOKEN`] for each token: chunks without text and the receipt's frame.
+const BASE_BYTES: usize = 64 << 10;
+/// A chunk of one token with 20 alternatives, its share of the receipt included, stays below this.
+const BYTES_PER_TOKEN: usize = 4 << 10;
+/// No vocabulary has longer tokens.
+const TEXT_BYTES_PER_TOKEN: usize = 512;
+
+/// An answer under way.
+pub struct AnswerStream {
+    bytes: BoxStream<'static, Result<Bytes, reqwest::Error>>,
+    events: Events,
+    query: Query,
+    watch: Watch,
+    first_token: Option<Duration>,
+    received: usize,
+    text: String,
+    /// The sum over the bytes of the text of when each arrived, in seconds.
+    arrivals: f64,
+    receipt: Option<Receipt>,
+    done: bool,
+}
+
+impl fmt::Debug for AnswerStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AnswerStream").field("query", &self.query).finish_non_exhaustive()
+    }
+}
+
+impl AnswerStream {
+    pub(super) fn new(response: reqwest::Response, query: Query, watch: Watch) -> Self {
+        Self {
+            bytes: response.bytes_stream().boxed(),
+            events: Events::default(),
+            query,
+            watch,
+            first_token: None,
+            received: 0,
+            text: String::new(),
+            arrivals: 0.0,
+            receipt: None,
+            done: false,
+        }
+    }
+
+    /// The next part of the answer, or `None` at its end. The receipt is kept, not returned.
+    ///
+    /// # Errors
+    /// If the miner breaks a deadline, a limit or the format, or we cannot listen.
+    pub async fn next(&mut self) -> Result<Option<Chunk>, Trouble> {
+        loop {
+            match self.events.next() {
+                Err(error) => return Err(Failure::Garbage(error.to_string()).into()),
+                Ok(Some(EventData::Done)) => {
+                    self.done = true;
+                    return Ok(None);
+                }
+                Ok(Some(EventData::Json(json))) => {
+                    if let Some(chunk) = self.read(&json)? {
+                        return Ok(Some(chunk));
+                    }
+                }
+                Ok(None) => {
+                    if !self.receive().await? {
+                        return if self.receipt.is_some() {
+                            self.done = true;
+                            Ok(None)
+                        } else {
+                            Err(Failure::Broken("it ended without `[DONE]`".to_owned()).into())
+                        };
+                    }
+                }
+            }
+        }
+    }
+
+    /// Returns false at the end of the body.
+    async fn receive(&mut self) -> Result<bool, Trouble> {
+        let Timeouts { first_token, total } = self.query.timeouts;
+        let (limit, overdue) = match self.first_token {
+            None => (first_token.min(total), Failure::NoFirstToken(first_token)),
+            Some(_) => (total, Failure::NoEnd(total)),
+        };
+        let part = match timeout_at(self.watch.started + limit, self.bytes.next()).await {
+            Err(_) => return Err(self.watch.ran_out(limit, overdue)),
+            Ok(None) => return Ok(false),
+            Ok(Some(Err(error))) => return Err(whose(&error, Failure::Broken)),
+            Ok(Some(Ok(part))) => part,
+        };
+        // A miner that always has one more byte ready would never let the timer above be looked at.
+        if self.watch.started.elapsed() > total {
+            return Err(self.watch.ran_out(total, Failure::NoEnd(total)));
+        }
+        self.received += part.len();
+        let limit = BASE_BYTES + BYTES_PER_TOKEN * (self.query.max_tokens as usize).min(MAX_TOKENS);
+        if self.received > limit {
+            return Err(Failure::TooMuch { bytes: limit }.into());
+        }
+        self.events.push(&part);
+        Ok(true)
+    }
+
+    fn read(&mut self, json: &[u8]) -> Result<Option<Chunk>, Failure> {
+        let mut chunk: Chunk = serde_json::from_slice(json).map_err(|error| {
+            let reported = serde_json::from_slice::<ErrorBody>(json);
+            match reported {
+                Ok(body) => Failure::Broken(plain(&body.error.message)),
+                Err(_) => Failure::Garbage(error.to_string()),
+            }
+        })?;
+        if let Some(receipt) = chunk.receipt.take() {
+            self.receipt = Some(receipt);
+            return Ok(None);
+        }
+        let added: &str = chunk.choices.first().map_or("", |choice| choice.added_text());
+        if !added.is_empty() {
+            let now = self.watch.started.elapsed();
+            self.first_token.get_or_insert(now);
+            self.arrivals += added.len() as f64 * now.as_secs_f64();
+            self.text.push_str(added);
+        }
+        Ok(Some(chunk))
+    }
+
+    /// Judges the whole answer. Call it when [`next`](Self::next) has returned `None`.
+    pub fn finish(self) -> Outcome {
+        if !self.done {
+            return Outcome::Failed(Failure::Broken("it was not read to its end".to_owned()));
+        }
+        let total = self.watch.started.elapsed();
+        let Some(receipt) = self.receipt else { return Outcome::Failed(Failure::NoReceipt) };
+        let generated = &receipt.generated;
+        let foreign = if generated.task != self.query.task {
+            Some("is for another task")
+        } else if generated.request_digest != request_digest(self.query.body.as_bytes()) {
+            Some("is for another request")
+        } else if !receipt.is_signed_by(&self.query.miner) {
+            Some("is not signed by the miner's hotkey")
+        } else if generated.tokens.len() > self.query.max_tokens as usize {
+            Some("holds more tokens than were asked for")
+        } else if generated.logprobs.len() != generated.tokens.len() {
+            Some("has not one log-probability for each token")
+        } else if !generated.logprobs.iter().all(|logprob| logprob.is_finite()) {
+            // JSON has no such number, so the answer could never be checked.
+            Some("has log-probabilities that are no numbers")
+        } else if self.text.len() > TEXT_BYTES_PER_TOKEN * generated.tokens.len() {
+            Some("holds too few tokens for its text")
+        } else {
+            None
+        };
+        if let Some(why) = foreign {
+            return Outcome::Failed(Failure::ForeignReceipt(why));
+        }
+        Outcome::Served(Box::new(Served {
+            // An answer of end tokens only has no text; then the end is when it was there.
+            first_token: self.first_token.unwrap_or(total),
+            mean_arrival: match self.text.len() {
+                0 => total,
+                bytes => Duration::from_secs_f64(self.arrivals / bytes as f64),
+            },
+            text: self.text,
+            total,
+            receipt,
+        }))
+    }
+}

@@ -1,0 +1,236 @@
+//! Brings running totals and answers to check to the store: in batches, within bounded memory, and never in anybody's
+//! way.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use service::run::Chain as Causes;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::metrics::Metrics;
+use crate::store::{PendingCheck, PeriodId, Store, StoreError};
+use crate::tally::{ContenderId, Tallies, Tally};
+
+/// Answers on their way to the store take no more memory than this, however long the store is away.
+const MAX_WAITING_BYTES: usize = 64 << 20;
+/// Answers per transaction.
+const BATCH: usize = 256;
+/// How much a crash can lose of the running totals, and how soon a store that failed is tried again.
+const FLUSH_EVERY: Duration = Duration::from_secs(1);
+/// What an answer takes besides its texts and tokens.
+const BYTES_PER_CHECK: usize = 1 << 10;
+/// A token's id and its log-probability, generously.
+const BYTES_PER_TOKEN: usize = 16;
+
+/// Where answers to check are handed in.
+#[derive(Debug)]
+pub struct Sender {
+    queue: mpsc::UnboundedSender<PendingCheck>,
+    waiting_bytes: Arc<AtomicUsize>,
+}
+
+/// The other end: writes to the store.
+#[derive(Debug)]
+pub struct Writer {
+    tallies: Arc<Tallies>,
+    metrics: Arc<Metrics>,
+    store: Store,
+    queue: mpsc::UnboundedReceiver<PendingCheck>,
+    waiting_bytes: Arc<AtomicUsize>,
+    /// Rung when answers wait for checking.
+    queued: Arc<Notify>,
+    queue_limit: u32,
+    /// Answers that the store did not take yet.
+    batch: Vec<PendingCheck>,
+    /// Totals that the store did not take yet, and their period.
+    unsaved: Option<(PeriodId, BTreeMap<ContenderId, Tally>)>,
+    /// Whether the store's trouble was spoken of.
+    said: bool,
+}
+
+/// Makes the two ends. In the store at most `queue_limit` answers wait for checking.
+pub fn writer(
+    tallies: Arc<Tallies>,
+    metrics: Arc<Metrics>,
+    store: Store,
+    queued: Arc<Notify>,
+    queue_limit: u32,
+) -> (Sender, Writer) {
+    let (sender, queue) = mpsc::unbounded_channel();
+    let waiting_bytes = Arc::new(AtomicUsize::new(0));
+    let sender = Sender { queue: sender, waiting_bytes: Arc::clone(&waiting_bytes) };
+    let writer = Writer {
+        tallies,
+        metrics,
+        store,
+        queue,
+        waiting_bytes,
+        queued,
+        queue_limit,
+        batch: Vec::new(),
+        unsaved: None,
+        said: false,
+    };
+    (sender, writer)
+}
+
+impl Sender {
+    /// Hands an answer in. Returns false if too many wait already; it goes unchecked then.
+    pub fn send(&self, pending: PendingCheck) -> bool {
+        let bytes = size(&pending);
+        let before = self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let taken = before + bytes <= MAX_WAITING_BYTES && self.queue.send(pending).is_ok();
+        if !taken {
+            self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        }
+        taken
+    }
+}
+
+/// About how much memory an answer takes.
+fn size(pending: &PendingCheck) -> usize {
+    let check = &pending.check;
+    let tokens = check.receipt.generated.tokens.len();
+    BYTES_PER_CHECK + check.request.len() + check.text.len() + BYTES_PER_TOKEN * tokens
+}
+
+/// The totals to write: those that could not be written before, unless newer ones are at hand.
+fn merged(
+    unsaved: Option<(PeriodId, BTreeMap<ContenderId, Tally>)>,
+    period: PeriodId,
+    changed: BTreeMap<ContenderId, Tally>,
+) -> BTreeMap<ContenderId, Tally> {
+    match unsaved {
+        // An older period's totals are written when it is ended.
+        Some((earlier, mut totals)) if earlier == period => {
+            totals.extend(changed);
+            totals
+        }
+        Some(_) | None => changed,
+    }
+}
+
+impl Writer {
+    /// Writes until it is told to stop, then writes what is left.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut flush = tokio::time::interval(FLUSH_EVERY);
+        flush.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut closed = false;
+        loop {
+            // A batch that is still at hand was not taken: it waits for the next tick, and what follows waits behind it.
+            let failing = !self.batch.is_empty();
+            tokio::select! {
+                () = stop.cancelled() => break,
+                received = self.queue.recv_many(&mut self.batch, BATCH), if !failing && !closed => {
+                    closed = received == 0;
+                    self.queue_checks().await;
+                }
+                _ = flush.tick() => self.flush().await,
+            }
+        }
+        self.queue.close();
+        self.flush().await;
+        while self.batch.is_empty() && self.queue.recv_many(&mut self.batch, BATCH).await > 0 {
+            self.queue_checks().await;
+        }
+        let lost = self.batch.len() + self.queue.len();
+        if lost > 0 {
+            warn!("{lost} answers were not stored before the end and go unchecked");
+        }
+    }
+
+    async fn flush(&mut self) {
+        self.queue_checks().await;
+        let Some((period, changed)) = self.tallies.take_changed() else { return };
+        let totals = merged(self.unsaved.take(), period, changed);
+        if totals.is_empty() {
+            return;
+        }
+        match self.store.save_tallies(period, &totals).await {
+            Ok(()) => self.worked(),
+            Err(error) => {
+                self.failed(&error);
+                self.unsaved = Some((period, totals));
+            }
+        }
+    }
+
+    async fn queue_checks(&mut self) {
+        if self.batch.is_empty() {
+            return;
+        }
+        match self.store.queue_checks(&self.batch, self.queue_limit).await {
+            Ok(taken) => {
+                for pending in self.batch.iter().skip(taken) {
+                    self.metrics.checked(&pending.check.task, "dropped");
+                }
+                let bytes = self.batch.iter().map(size).sum();
+                self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+                self.batch.clear();
+                self.queued.notify_one();
+                self.worked();
+            }
+            Err(error) => self.failed(&error),
+        }
+    }
+
+    fn failed(&mut self, error: &StoreError) {
+        self.metrics.store_failed();
+        if !std::mem::replace(&mut self.said, true) {
+            warn!(
+                "evidence cannot be stored and is kept in memory, which a crash would lose; trying again every \
+                 {FLUSH_EVERY:?}: {}",
+                Causes(error)
+            );
+        }
+    }
+
+    fn worked(&mut self) {
+        if std::mem::take(&mut self.said) {
+            info!("evidence is stored again, and what was kept meanwhile too");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use common::Hotkey;
+
+    use super::*;
+
+    impl Writer {
+        /// What was handed in and not stored yet.
+        pub(crate) fn take_waiting(&mut self) -> Vec<PendingCheck> {
+            std::iter::from_fn(|| self.queue.try_recv().ok()).collect()
+        }
+    }
+
+    fn id(name: u8) -> ContenderId {
+        ContenderId { hotkey: Hotkey::from_bytes([name; 32]), task: "chat-demo".parse().unwrap() }
+    }
+
+    fn totals(served: &[(u8, u32)]) -> BTreeMap<ContenderId, Tally> {
+        served
+            .iter()
+            .map(|(name, served)| (id(*name), Tally { served: *served, ..Tally::default() }))
+            .collect()
+    }
+
+    #[test]
+    fn totals_that_were_not_stored_are_written_again_unless_newer_ones_are_there() {
+        let unsaved = Some((PeriodId(7), totals(&[(1, 10), (2, 20)])));
+        let merged = merged(unsaved, PeriodId(7), totals(&[(2, 21), (3, 30)]));
+        assert_eq!(merged, totals(&[(1, 10), (2, 21), (3, 30)]));
+    }
+
+    #[test]
+    fn totals_of_a_period_that_is_over_do_not_get_into_the_next() {
+        let unsaved = Some((PeriodId(7), totals(&[(1, 10)])));
+        assert_eq!(merged(unsaved, PeriodId(8), totals(&[(2, 1)])), totals(&[(2, 1)]));
+    }
+}
