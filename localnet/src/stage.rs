@@ -334,7 +334,7 @@ impl Subnet<'_> {
             ("chain.netuid", self.netuid.to_string()),
             ("chain.endpoint", self.endpoint.clone()),
             ("tasks.catalogue", self.catalogue_file.display().to_string()),
-            ("store.path", self.options.data.join("validator.sqlite").display().to_string()),
+            ("store.at", self.options.data.join("validator.sqlite").display().to_string()),
             ("scoring.period_s", self.options.period.as_secs_f64().to_string()),
             ("scoring.patience_s", patience.as_secs_f64().to_string()),
             ("miners.allow_local", "true".to_owned()),

@@ -20,21 +20,26 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span, warn};
 
-use crate::accounts::{Writer, accounts};
+use crate::accounts::Accounts;
 use crate::api::{Api, MAX_BODY_BYTES};
 use crate::ask::Asker;
 use crate::checking::Checker;
+use crate::clock;
 use crate::config::Config;
 use crate::cycle::Cycle;
 use crate::judge::{Judge, Judgement};
+use crate::lag::Lags;
 use crate::metrics::Metrics;
 use crate::network::Network;
 use crate::observe::{Observer, Subnet};
 use crate::routing;
 use crate::status::{Counts, Status, StatusRow};
 use crate::store::{Store, WeightsOnChain};
+use crate::suspicion::Suspicions;
 use crate::tally::{ContenderId, Tallies, Tally};
+use crate::weightings;
 use crate::weights::WeightSetter;
+use crate::writer::{Writer, writer};
 
 /// How old a status may be.
 const STATUS_AGE: Duration = Duration::from_secs(1);
@@ -51,6 +56,8 @@ pub struct App {
     judge: Judge,
     checker: Checker,
     writer: Writer,
+    lags: Arc<Lags>,
+    weightings: weightings::Keeper,
     weights: WeightSetter,
     store: Store,
     handle: Handle,
@@ -88,6 +95,13 @@ impl App {
     /// As [`App::build`].
     pub async fn build_with(config: Config, keypair: Keypair) -> anyhow::Result<Self> {
         let store = Store::open(&config.store).await?;
+        // A clock that was set back must not make new evidence look older than what is stored.
+        if let Some(newest) = store.periods(i64::MIN).await?.iter().map(|span| span.at_ms).max() {
+            let behind = clock::not_before(newest);
+            if !behind.is_zero() {
+                warn!("the clock is {behind:?} behind the newest evidence; going on from there");
+            }
+        }
         let listener = TcpListener::bind(config.listen)
             .await
             .with_context(|| format!("cannot listen on {} (`api.listen`)", config.listen))?;
@@ -101,21 +115,27 @@ impl App {
         let router = Arc::new(routing::Router::default());
         let (turned, queued, judged) =
             (Arc::new(Notify::new()), Arc::new(Notify::new()), Arc::new(Notify::new()));
-        let (accounts, writer) = accounts(
+        let suspicions = Arc::new(Suspicions::from_history(&store.recent_quality().await?));
+        let (to_check, writer) = writer(
             Arc::clone(&tallies),
             Arc::clone(&metrics),
             store.clone(),
             Arc::clone(&queued),
             config.checking.queue,
         );
-        let accounts = Arc::new(accounts);
+        let accounts = Arc::new(Accounts::new(
+            Arc::clone(&tallies),
+            Arc::clone(&metrics),
+            Arc::clone(&suspicions),
+            to_check,
+        ));
         let (judgement, judgements) = watch::channel(None);
         let last_weights = store.last_weights().await?.map(Arc::new);
         let (confirmed, confirmations) = watch::channel(last_weights);
         let (ends, period_ends) = watch::channel(None);
         let (ended, last_ended) = watch::channel(Ended::default());
 
-        let observer = Observer::new(Subnet {
+        let observer = Arc::new(Observer::new(Subnet {
             chain: chain.clone(),
             netuid: config.netuid,
             period: config.period,
@@ -128,11 +148,11 @@ impl App {
             asker: asker.clone(),
             catalogue: Arc::clone(&config.catalogue),
             network: Arc::clone(&network),
-        });
+        }));
+        let lags = asker.lags();
         let cycle = Cycle {
             period: config.period,
             probing: config.probing,
-            parameters: config.parameters,
             catalogue: Arc::clone(&config.catalogue),
             network: Arc::clone(&network),
             observer,
@@ -149,15 +169,24 @@ impl App {
             config.checking,
             store.clone(),
             Arc::clone(&metrics),
+            suspicions,
             queued,
             Arc::clone(&judged),
         )
         .context("the HTTP client cannot be set up")?;
+        let weightings = weightings::Keeper::new(
+            config.weightings,
+            Arc::clone(&config.catalogue),
+            chain.clone(),
+            config.netuid,
+            keypair.clone(),
+        );
         let judge = Judge {
-            parameters: config.parameters,
+            rules: config.rules,
+            period: config.period,
             retention: config.retention,
             patience: config.patience,
-            catalogue: Arc::clone(&config.catalogue),
+            weightings: weightings.weightings(),
             network: Arc::clone(&network),
             router: Arc::clone(&router),
             store: store.clone(),
@@ -201,6 +230,8 @@ impl App {
             judge,
             checker,
             writer,
+            lags,
+            weightings,
             weights,
             store,
             handle,
@@ -229,9 +260,12 @@ impl App {
         services.spawn(named("api", serve(self.listener, self.router, self.limits, child())));
         let (chain, feed) = (self.chain, child());
         services.spawn(named("chain", async move { chain.follow(feed).await }));
+        let (lags, watched) = (self.lags, child());
+        services.spawn(named("lags", async move { lags.watch(watched).await }));
         services.spawn(named("cycle", self.cycle.run(child())));
         services.spawn(named("checks", self.checker.run(child())));
         services.spawn(named("scores", self.judge.run(child())));
+        services.spawn(named("weightings", self.weightings.run(child())));
         services.spawn(named("weights", self.weights.run(child())));
         // The writer goes last: it stores what the others leave behind.
         let last = CancellationToken::new();
@@ -345,8 +379,8 @@ impl Handle {
                     task: id.task.clone(),
                     running: running.get(id).map(counts).unwrap_or_default(),
                     finished: ended.get(id).map(counts),
-                    quality: task.and_then(|task| task.quality).map(|quality| quality.get()),
-                    speed: task.and_then(|task| task.speed),
+                    quality: task.and_then(|task| task.quality()),
+                    speed: task.and_then(|task| task.speed()),
                     score: task.map(|task| task.contribution),
                     weight,
                 }
@@ -371,7 +405,7 @@ fn counts(tally: &Tally) -> Counts {
         declared: tally.declared,
         used: tally.consumed,
         answered: tally.served,
-        refused: tally.refused,
-        failed: tally.failed,
+        refused: tally.refused(),
+        failed: tally.failed.sum(),
     }
 }

@@ -16,9 +16,11 @@ use url::Url;
 
 use crate::api::ApiConfig;
 use crate::checking::CheckingConfig;
-use crate::judge::Retention;
+use crate::evidence::Retention;
 use crate::plan::Probing;
-use crate::scoring::Parameters;
+use crate::scoring::{Preset, Rules, subnet19, touchstone};
+use crate::store::Location;
+use crate::weightings::WeightingsConfig;
 
 /// Documented in this file, which is also where the defaults come from.
 pub const DEFAULTS: &str = include_str!("../../config/validator.toml");
@@ -30,11 +32,12 @@ pub struct Config {
     pub netuid: Netuid,
     pub wallet: WalletPaths,
     pub catalogue: Arc<Catalogue>,
-    pub store: PathBuf,
+    pub weightings: WeightingsConfig,
+    pub store: Location,
     pub period: Duration,
     pub patience: Duration,
     pub retention: Retention,
-    pub parameters: Parameters,
+    pub rules: Rules,
     pub probing: Probing,
     pub allow_local_miners: bool,
     pub checking: CheckingConfig,
@@ -56,6 +59,7 @@ struct File {
     miners: MinersFile,
     checking: CheckingFile,
     weights: WeightsFile,
+    weightings: WeightingsFile,
     api: ApiFile,
 }
 
@@ -80,17 +84,20 @@ struct TasksFile {
 
 #[derive(Deserialize)]
 struct StoreFile {
-    path: PathBuf,
+    at: String,
 }
 
 #[derive(Deserialize)]
 struct ScoringFile {
+    preset: String,
     period_s: f64,
+    evidence_hours: f64,
     period_hours: f64,
     verdict_hours: f64,
     waiting_check_hours: f64,
     patience_s: f64,
-    parameters: Parameters,
+    touchstone: touchstone::Parameters,
+    subnet19: subnet19::Parameters,
 }
 
 #[derive(Deserialize)]
@@ -99,6 +106,8 @@ struct ProbingFile {
     likelihoods: Vec<f64>,
     min_queries: u32,
     max_queries: u32,
+    burst_share: f64,
+    max_rate: f64,
 }
 
 #[derive(Deserialize)]
@@ -112,6 +121,12 @@ struct CheckingFile {
     token: String,
     batch: u32,
     queue: u32,
+}
+
+#[derive(Deserialize)]
+struct WeightingsFile {
+    vote: bool,
+    quorum: f64,
 }
 
 #[derive(Deserialize)]
@@ -164,14 +179,30 @@ impl File {
         let (api, listen, external_ip) = self.api.check(problems);
         let checking = self.checking.check(problems);
         let probing = self.probing.check(problems);
-        for (key, problem) in self.scoring.parameters.problems() {
-            problems.add(format!("scoring.parameters.{key}"), problem);
-        }
+        let rules = self.scoring.rules(problems);
+        let store = self
+            .store
+            .at
+            .parse::<Location>()
+            .map_err(|bad| problems.add("store.at", bad.to_string()))
+            .ok();
         let period = seconds(self.scoring.period_s, 1.0, "scoring.period_s", problems);
+        let weightings = WeightingsConfig {
+            catalogue: self.tasks.catalogue,
+            vote: self.weightings.vote,
+            quorum: self.weightings.quorum,
+            period,
+        };
+        problems.require(
+            (0.0..=1.0).contains(&weightings.quorum),
+            "weightings.quorum",
+            "must be between 0 and 1",
+        );
         let patience = seconds(self.scoring.patience_s, 0.0, "scoring.patience_s", problems);
         let grace = seconds(self.api.grace_s, 0.0, "api.grace_s", problems);
         let mut hours = |hours: f64, key: &str| seconds(hours * 3600.0, 60.0, key, problems);
         let retention = Retention {
+            evidence: hours(self.scoring.evidence_hours, "scoring.evidence_hours"),
             periods: hours(self.scoring.period_hours, "scoring.period_hours"),
             verdicts: hours(self.scoring.verdict_hours, "scoring.verdict_hours"),
             waiting_checks: hours(self.scoring.waiting_check_hours, "scoring.waiting_check_hours"),
@@ -186,11 +217,12 @@ impl File {
             netuid: Netuid(self.chain.netuid),
             wallet,
             catalogue: Arc::new(catalogue?),
-            store: self.store.path,
+            weightings,
+            store: store?,
             period,
             patience,
             retention,
-            parameters: self.scoring.parameters,
+            rules: rules?,
             probing,
             allow_local_miners: self.miners.allow_local,
             checking: checking?,
@@ -221,6 +253,25 @@ impl ChainFile {
             Ok(_) => Some(config),
             Err(bad) => {
                 problems.add("chain.endpoint", bad.to_string());
+                None
+            }
+        }
+    }
+}
+
+impl ScoringFile {
+    /// The chosen rules. Constants of the others are checked too: they may be chosen tomorrow.
+    fn rules(&self, problems: &mut Problems) -> Option<Rules> {
+        let presets = [Rules::Touchstone(self.touchstone), Rules::Subnet19(self.subnet19)];
+        for rules in &presets {
+            for (key, problem) in rules.problems() {
+                problems.add(format!("scoring.{}.{key}", rules.preset()), problem);
+            }
+        }
+        match self.preset.parse::<Preset>() {
+            Ok(preset) => presets.into_iter().find(|rules| rules.preset() == preset),
+            Err(unknown) => {
+                problems.add("scoring.preset", unknown.to_string());
                 None
             }
         }
@@ -316,10 +367,22 @@ impl ProbingFile {
             "probing.max_queries",
             "must be at least 1 and at least `probing.min_queries`",
         );
+        problems.require(
+            (0.0..=1.0).contains(&self.burst_share),
+            "probing.burst_share",
+            "must be between 0 and 1",
+        );
+        problems.require(
+            self.max_rate.is_finite() && self.max_rate > 0.0,
+            "probing.max_rate",
+            "must be a number above 0",
+        );
         Probing {
             shares: self.shares.into_iter().zip(self.likelihoods).collect(),
             min_queries: self.min_queries,
             max_queries: self.max_queries,
+            burst_share: self.burst_share,
+            max_rate: self.max_rate,
         }
     }
 }
@@ -352,9 +415,21 @@ mod tests {
     #[test]
     fn the_documented_defaults_are_those_of_the_code() {
         let (config, _) = load(&[]).unwrap();
-        assert_eq!(config.parameters, Parameters::default());
+        assert_eq!(config.rules, Rules::default());
         assert_eq!(config.probing, Probing::default());
         assert_eq!(config.period, Duration::from_secs(1800));
+    }
+
+    #[test]
+    fn the_other_preset_is_chosen_by_name_with_its_own_constants() {
+        let flags = [("scoring.preset", "subnet19"), ("scoring.subnet19.speed_bonus", "0.1")];
+        let Rules::Subnet19(parameters) = load(&flags).unwrap().0.rules else {
+            panic!("another preset")
+        };
+        let defaults = subnet19::Parameters::default();
+        assert_eq!(parameters, subnet19::Parameters { speed_bonus: 0.1, ..defaults });
+        let error = load(&[("scoring.preset", "ours")]).unwrap_err().to_string();
+        assert!(error.contains("scoring.preset: there is no preset `ours`"), "{error}");
     }
 
     #[test]
@@ -364,9 +439,10 @@ mod tests {
             .unwrap();
         let flags = [
             ("scoring.period_s", "0"),
-            ("scoring.parameters.period_decay", "7"),
+            ("scoring.subnet19.period_decay", "7"),
             ("api.listen", "here"),
             ("checking.url", "ftp://x"),
+            ("weightings.quorum", "1.5"),
             ("chain.network", "http://x"),
             ("tasks.catalogue", "/no/such/file.toml"),
         ];
@@ -374,13 +450,14 @@ mod tests {
         for key in [
             "chain.net_uid",
             "scoring.period_s",
-            "scoring.parameters.period_decay",
+            "scoring.subnet19.period_decay",
             "api.listen",
             "checking.url",
             "probing.shares",
             "probing.likelihoods",
             "chain.network",
             "tasks.catalogue",
+            "weightings.quorum",
         ] {
             assert!(error.contains(&format!("\n  {key}: ")), "{key} is missing in {error}");
         }

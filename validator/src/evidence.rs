@@ -1,61 +1,120 @@
 //! Gathers what is stored into the evidence that scoring takes.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use common::{Hotkey, TaskId, Volume};
 
-use crate::scoring::{self, Evidence, Observed, Parameters, Period, Score};
-use crate::store::{Judged, PastPeriod};
-use crate::tally::{ContenderId, Tally};
+use crate::scoring::{Evidence, Preset, Rules, Scorer, Span, Summary};
+use crate::store::{Store, StoreError};
+use crate::tally::ContenderId;
 
-/// Scores a period that is over, contender by contender.
-pub fn period_scores<'a>(
-    parameters: &Parameters,
-    tallies: &'a BTreeMap<ContenderId, Tally>,
-) -> Vec<(&'a ContenderId, &'a Tally, Option<f64>)> {
-    tallies
-        .iter()
-        .map(|(id, tally)| {
-            let observed = Observed {
-                capacity: tally.declared,
-                consumed: tally.consumed,
-                requests: tally.asked(),
-                refused: tally.refused,
-                failed: tally.failed,
-            };
-            (id, tally, scoring::period_score(parameters, &observed).map(Score::get))
-        })
-        .collect()
+/// Periods are added up over so long: fine enough for evidence that fades over hours, and few enough rows that a week of
+/// a large subnet is read in a second.
+const BUCKET: Duration = Duration::from_secs(4 * 3600);
+
+/// How long evidence is used and kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// Sums over [`bucket_ms`], which the preset `touchstone` scores by.
+    pub evidence: Duration,
+    /// Single periods. The reference keeps them for 3 days, and verdicts for 5.
+    pub periods: Duration,
+    pub verdicts: Duration,
+    /// Answers that could not be checked for so long are given up.
+    pub waiting_checks: Duration,
 }
 
-/// The evidence about every contender that declared capacity in the newest period. Those that have left the subnet or
-/// the task keep their rows in the store, but earn nothing.
-pub fn gather(
+/// The moment that is scored, and how far back it looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    /// Unix milliseconds.
+    pub now_ms: i64,
+    /// Length of a scoring period.
+    pub period: Duration,
+    pub retention: Retention,
+}
+
+impl Moment {
+    /// The beginning of what counts now.
+    pub fn since(&self, window: Duration) -> i64 {
+        self.now_ms.saturating_sub(millis(window))
+    }
+}
+
+/// The length of time over which periods are added up, in milliseconds; at least one period.
+pub fn bucket_ms(period: Duration) -> i64 {
+    millis(BUCKET.max(period)).max(1)
+}
+
+fn millis(span: Duration) -> i64 {
+    i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Reads the evidence about everybody who declares capacity now and sums it up by these rules. Those that have left the
+/// subnet or the task keep their rows in the store, but earn nothing.
+///
+/// # Errors
+/// If the database fails.
+pub async fn summaries(
+    store: &Store,
+    rules: &Rules,
+    moment: &Moment,
     declared: &BTreeMap<ContenderId, Volume>,
-    past: &BTreeMap<ContenderId, Vec<PastPeriod>>,
-    judged: &BTreeMap<ContenderId, Vec<Judged>>,
-) -> BTreeMap<(Hotkey, TaskId), Evidence> {
-    declared
+) -> Result<(Scorer, BTreeMap<(Hotkey, TaskId), Summary>), StoreError> {
+    let bucket_ms = bucket_ms(moment.period);
+    let since = moment.since(moment.retention.evidence);
+    let (spans, mut past, mut answers) = match rules.preset() {
+        Preset::Touchstone => {
+            (merged(&store.periods(since).await?, bucket_ms), BTreeMap::new(), BTreeMap::new())
+        }
+        Preset::Subnet19 => (
+            Vec::new(),
+            store.past_periods(moment.since(moment.retention.periods)).await?,
+            store.answers(moment.since(moment.retention.verdicts)).await?,
+        ),
+    };
+    let scorer = rules.at(moment.now_ms, &spans, moment.period.as_secs_f64());
+    // Who declares capacity and was never asked is scored as well: it earns nothing yet.
+    let mut summaries: BTreeMap<_, _> = declared
         .iter()
         .map(|(id, capacity)| {
-            let periods = past.get(id).map(Vec::as_slice).unwrap_or_default();
-            let judged = judged.get(id).map(Vec::as_slice).unwrap_or_default();
             let evidence = Evidence {
                 capacity: capacity.get(),
-                periods: periods
-                    .iter()
-                    .map(|period| Period {
-                        score: period.score.map(Score::clamped),
-                        consumed: period.consumed,
-                    })
-                    .collect(),
-                qualities: judged.iter().map(|answer| answer.quality).collect(),
-                weighted_speeds: judged
-                    .iter()
-                    .map(|answer| scoring::weighted_speed(answer.speed, answer.quality))
-                    .collect(),
+                stretches: past.remove(id).unwrap_or_default(),
+                answers: answers.remove(id).unwrap_or_default(),
             };
-            ((id.hotkey, id.task.clone()), evidence)
+            ((id.hotkey, id.task.clone()), scorer.sum_up(&evidence))
+        })
+        .collect();
+    if rules.preset() == Preset::Touchstone {
+        store
+            .stretches(since, |id, stretches| {
+                let Some(capacity) = declared.get(&id) else { return };
+                let evidence =
+                    Evidence { capacity: capacity.get(), stretches, answers: Vec::new() };
+                summaries.insert((id.hotkey, id.task), scorer.sum_up(&evidence));
+            })
+            .await?;
+    }
+    Ok((scorer, summaries))
+}
+
+/// Periods added up like the stretches that miners are measured by: so a miner that was always there has exactly the
+/// validator's own time.
+fn merged(spans: &[Span], bucket_ms: i64) -> Vec<Span> {
+    let mut buckets: BTreeMap<i64, (i128, i128, f64)> = BTreeMap::new();
+    for span in spans {
+        let (count, ends, seconds) = buckets.entry(span.at_ms.div_euclid(bucket_ms)).or_default();
+        *count += 1;
+        *ends += i128::from(span.at_ms);
+        *seconds += span.seconds;
+    }
+    buckets
+        .into_values()
+        .map(|(count, ends, seconds)| {
+            // A mean of numbers of 64 bits is one.
+            Span { at_ms: i64::try_from(ends / count).unwrap_or(i64::MAX), seconds }
         })
         .collect()
 }
@@ -64,39 +123,16 @@ pub fn gather(
 mod tests {
     use super::*;
 
-    fn id(name: u8) -> ContenderId {
-        ContenderId { hotkey: Hotkey::from_bytes([name; 32]), task: "chat-demo".parse().unwrap() }
+    #[test]
+    fn periods_are_added_up_by_the_time_they_ended_in() {
+        let span = |at_ms| Span { at_ms, seconds: 30.0 };
+        let merged = merged(&[span(95), span(10), span(30), span(101)], 100);
+        assert_eq!(merged, [Span { at_ms: 45, seconds: 90.0 }, Span { at_ms: 101, seconds: 30.0 }]);
     }
 
     #[test]
-    fn a_contender_that_was_not_asked_has_no_period_score() {
-        let tallies = BTreeMap::from([
-            (id(1), Tally { declared: 100.0, ..Tally::default() }),
-            (id(2), Tally { declared: 100.0, consumed: 50.0, served: 3, ..Tally::default() }),
-        ]);
-        let scores: Vec<_> = period_scores(&Parameters::default(), &tallies)
-            .into_iter()
-            .map(|(.., score)| score)
-            .collect();
-        assert_eq!(scores, [None, Some(1.0)]);
-    }
-
-    #[test]
-    fn only_current_contenders_have_evidence_and_each_only_its_own() {
-        let declared = BTreeMap::from([(id(1), Volume::from(100)), (id(2), Volume::from(50))]);
-        let past = BTreeMap::from([
-            (id(1), vec![PastPeriod { score: Some(0.9), consumed: 10.0 }]),
-            (id(3), vec![PastPeriod { score: Some(0.5), consumed: 10.0 }]),
-        ]);
-        let judged = BTreeMap::from([(id(1), vec![Judged { quality: 0.5, speed: 40.0 }])]);
-
-        let evidence = gather(&declared, &past, &judged);
-
-        assert_eq!(evidence.len(), 2);
-        let first = &evidence[&(id(1).hotkey, id(1).task)];
-        assert_eq!(first.periods.len(), 1);
-        assert_eq!(first.weighted_speeds, [20.0]);
-        let second = &evidence[&(id(2).hotkey, id(2).task)];
-        assert!(second.periods.is_empty() && second.qualities.is_empty());
+    fn a_long_period_is_a_stretch_of_its_own() {
+        assert_eq!(bucket_ms(Duration::from_secs(20)), 14_400_000);
+        assert_eq!(bucket_ms(Duration::from_secs(86_400)), 86_400_000);
     }
 }

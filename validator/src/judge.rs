@@ -1,45 +1,38 @@
 //! Turns the stored evidence into scores after each period, and hands them to the router and to the weight setter.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use common::{Hotkey, TaskId};
-use tasks::Catalogue;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::clock::unix_ms;
-use crate::evidence::gather;
+use crate::evidence::{Moment, Retention, bucket_ms, summaries};
 use crate::network::Network;
 use crate::routing::{Candidate, Router};
-use crate::scoring::{self, Parameters, Scores};
-use crate::store::{Store, StoreError};
-
-/// How long evidence is used and kept. The reference keeps periods for 3 days and verdicts for 5.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Retention {
-    pub periods: Duration,
-    pub verdicts: Duration,
-    /// Answers that could not be checked for so long are given up.
-    pub waiting_checks: Duration,
-}
+use crate::scoring::{Rules, Scores};
+use crate::store::{Retain, ScoringId, Store, StoreError};
+use crate::weightings::Weightings;
 
 /// The result of one scoring.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Judgement {
     pub scores: Scores<Hotkey>,
+    /// Where it is stored, for whoever wants to see how a weight came about.
+    pub scoring: ScoringId,
 }
 
 /// The loop that scores.
 #[derive(Debug)]
 pub struct Judge {
-    pub parameters: Parameters,
+    pub rules: Rules,
+    pub period: Duration,
     pub retention: Retention,
     /// How long scoring waits for answers that are still being checked.
     pub patience: Duration,
-    pub catalogue: Arc<Catalogue>,
+    pub weightings: Weightings,
     pub network: Arc<Network>,
     pub router: Arc<Router>,
     pub store: Store,
@@ -97,22 +90,23 @@ impl Judge {
     }
 
     async fn judge(&self) -> Result<Judgement, StoreError> {
-        let now = unix_ms();
-        let since = |window: Duration| {
-            now.saturating_sub(i64::try_from(window.as_millis()).unwrap_or(i64::MAX))
-        };
+        let retention = self.retention;
+        let moment = Moment { now_ms: unix_ms(), period: self.period, retention };
+        self.store.refresh(bucket_ms(self.period), self.rules.speed_percentile()).await?;
         self.store
-            .prune(
-                since(self.retention.periods),
-                since(self.retention.verdicts),
-                since(self.retention.waiting_checks),
-            )
+            .prune(Retain {
+                stretches_ms: moment.since(retention.evidence),
+                periods_ms: moment.since(retention.periods),
+                verdicts_ms: moment.since(retention.verdicts),
+                waiting_ms: moment.since(retention.waiting_checks),
+            })
             .await?;
-        let past = self.store.past_periods(since(self.retention.periods)).await?;
-        let judged = self.store.judged(since(self.retention.verdicts)).await?;
-        let evidence = gather(&self.network.declared(), &past, &judged);
-        let weights: BTreeMap<TaskId, f64> = self.catalogue.weights().clone();
-        Ok(Judgement { scores: scoring::weights(&self.parameters, &weights, &evidence) })
+        let declared = self.network.declared();
+        let (scorer, summaries) = summaries(&self.store, &self.rules, &moment, &declared).await?;
+        let tasks = self.weightings.current();
+        let scores = scorer.weights(&tasks, &summaries);
+        let scoring = self.store.save_scoring(moment.now_ms, &self.rules, &tasks, &scores).await?;
+        Ok(Judgement { scores, scoring })
     }
 
     fn route(&self) {

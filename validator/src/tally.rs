@@ -212,6 +212,8 @@ struct Open {
     tallies: BTreeMap<ContenderId, Tally>,
     /// Those that differ from what is stored.
     changed: BTreeSet<ContenderId>,
+    /// Users' requests of this period that have not yet stood in for a probe.
+    organic: BTreeMap<ContenderId, u32>,
     /// What goes on from one period into the next, even for somebody who is no contender any more.
     work: BTreeMap<ContenderId, Work>,
 }
@@ -257,8 +259,23 @@ impl Tallies {
         let tally = open.tallies.get_mut(id)?;
         tally.count(settled, under_way);
         tally.count_exams(&shown);
+        if settled.organic && settled.what != What::Void {
+            let organic = open.organic.entry(id.clone()).or_default();
+            *organic = organic.saturating_add(1);
+        }
         open.changed.insert(id.clone());
         open.period
+    }
+
+    /// Whether a probe can be left out because a user has asked the same in this period; each user's request stands in
+    /// for one probe. Probes of bursts always come: users do not ask at a rate that shows a capacity.
+    pub fn take_organic(&self, id: &ContenderId) -> bool {
+        let mut open = self.lock();
+        let Some(organic) = open.organic.get_mut(id).filter(|organic| **organic > 0) else {
+            return false;
+        };
+        *organic -= 1;
+        true
     }
 
     /// A request that was sent came to nothing that counts, for example because the user went away.
@@ -324,6 +341,7 @@ impl Tallies {
                 })
                 .collect(),
             changed: declared.keys().cloned().collect(),
+            organic: BTreeMap::new(),
             work,
         };
         let ended = std::mem::replace(open, next);

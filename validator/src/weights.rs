@@ -135,7 +135,13 @@ impl WeightSetter {
                     .iter()
                     .filter_map(|(uid, weight)| Some((*uid, *hotkeys.get(uid)?, *weight)))
                     .collect();
-                self.confirm(WeightsOnChain { at_ms: unix_ms(), block: set.block, weights }).await;
+                self.confirm(WeightsOnChain {
+                    at_ms: unix_ms(),
+                    block: set.block,
+                    weights,
+                    scoring: Some(judgement.scoring),
+                })
+                .await;
                 *said = Said::default();
                 None
             }
@@ -181,6 +187,7 @@ mod tests {
 
     use super::*;
     use crate::scoring::{MinerScore, Score, Scores};
+    use crate::store::ScoringId;
 
     fn key(name: u8) -> Hotkey {
         Hotkey::from_bytes([name; 32])
@@ -227,7 +234,10 @@ mod tests {
         let miner = |&(name, weight): &(u8, f64)| {
             (key(name), MinerScore { weight: Score::clamped(weight), ..MinerScore::default() })
         };
-        Judgement { scores: Scores { miners: scores.iter().map(miner).collect() } }
+        Judgement {
+            scores: Scores { miners: scores.iter().map(miner).collect() },
+            scoring: ScoringId(1),
+        }
     }
 
     #[test]

@@ -100,6 +100,20 @@ fn a_refusal_without_any_capacity_costs_nothing() {
 }
 
 #[test]
+fn a_users_request_stands_in_for_one_probe_of_the_same_period() {
+    let tallies = begun(100);
+    assert!(!tallies.take_organic(&id(1)));
+    for what in [What::Served { tokens: 1 }, What::Refused, What::Void] {
+        tallies.settle(&id(1), &Settled { organic: true, ..settled(what) });
+    }
+    assert!(tallies.take_organic(&id(1)) && tallies.take_organic(&id(1)));
+    assert!(!tallies.take_organic(&id(1)), "what is void says nothing");
+    tallies.settle(&id(1), &Settled { organic: true, ..settled(What::Refused) });
+    tallies.turn(PeriodId(2), &BTreeMap::from([(id(1), Volume::from(100))]), 100.0);
+    assert!(!tallies.take_organic(&id(1)));
+}
+
+#[test]
 fn requests_under_way_go_on_into_the_next_period() {
     let tallies = begun(100);
     tallies.under_way(&id(1), 90);
