@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use common::{Hotkey, TaskId, Volume};
 use rand::Rng;
-use rand::seq::{IndexedMutRandom, SliceRandom};
+use rand::seq::SliceRandom;
 
 use crate::tally::Tally;
 
@@ -22,8 +22,9 @@ pub struct Declared {
 /// How much of a declared capacity is probed, and how.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Probing {
-    /// Pairs of (share of the capacity, weight of that share in the draw). Drawn anew for each contender and period, so
-    /// that a miner cannot know how much will be asked.
+    /// Pairs of (share of the capacity, weight of that share in the draw). Drawn anew for each period, so that a miner
+    /// cannot know how much will be asked: for queries that come alone for each contender, for bursts once for all that
+    /// are tested together.
     pub shares: Vec<(f64, f64)>,
     /// Every contender is asked at least this often, so that there is evidence even of a tiny capacity.
     pub min_queries: u32,
@@ -49,6 +50,10 @@ impl Default for Probing {
     }
 }
 
+/// The largest share of a capacity that comes in bursts. What is drawn beyond it comes alone: everybody is tested at the
+/// same time, and users have to wait for so long.
+const LONGEST: f64 = 0.12;
+
 /// One synthetic query to send.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Probe {
@@ -67,8 +72,9 @@ pub struct Probe {
 ///
 /// Some are sent alone, at independent uniform times: the next one cannot be predicted from the last. The others come
 /// in bursts at the rate that the contender declares, so that one that declares more than it has falls behind. All
-/// contenders of a group have their bursts at the same few moments, which are drawn anew for each period: hardware that
-/// several hotkeys share is asked for everything that they declare on it at once. The tasks of one hotkey are always in
+/// contenders of a group have their bursts at the same few moments and for the same time, drawn anew for each period:
+/// hardware that several hotkeys share is asked for everything that they declare on it at once, and none of them finds it
+/// idle because another's burst is shorter. The tasks of one hotkey are always in
 /// one group; hotkeys are dealt to groups at random, so that no two can rely on being tested apart.
 ///
 /// A burst shows a rate only if it lasts longer than an answer takes. One of few queries, of a small capacity or a
@@ -82,15 +88,14 @@ pub fn schedule(
 ) -> Vec<Probe> {
     let contenders: Vec<_> =
         contenders.iter().filter(|contender| contender.volume.get() > 0.0).collect();
-    let moments = common_moments(&contenders, probing.max_rate, period, rng);
+    let exams = common_exams(&contenders, probing, period, rng);
     // Bursts of the last period may still be under way. Names from a random one onwards keep these apart from them.
     let first_name: u32 = rng.random();
     let mut probes = Vec::new();
     for contender in contenders {
-        let all = queries(contender, probing, rng);
-        let wanted = (f64::from(all) * probing.burst_share).round() as u32;
-        let moments = moments.get(&contender.hotkey).map_or(&[][..], Vec::as_slice);
-        let bursts = bursts(contender, wanted.min(all), moments, rng);
+        let exam = exams.get(&contender.hotkey);
+        let (wanted, all) = queries(contender, probing, exam.map_or(0.0, |exam| exam.share), rng);
+        let bursts = bursts(contender, wanted, exam.map_or(&[][..], |exam| &exam.moments));
         let mut times = Vec::new();
         for burst in &bursts {
             let each = burst.length / f64::from(burst.size);
@@ -140,13 +145,22 @@ pub fn typical_tokens<'a>(task_default: f64, ended: impl Iterator<Item = &'a Tal
     median.max(task_default / 4.0).min(task_default * 4.0)
 }
 
-/// Deals the hotkeys to groups, and draws each group's moments: parts of the period, in order.
-fn common_moments(
+/// What the bursts of a group have in common.
+#[derive(Debug, Clone, PartialEq)]
+struct Exam {
+    /// The share of the declared capacity that was drawn.
+    share: f64,
+    /// When bursts start, as parts of the period in order, and the part of their queries that belongs to each.
+    moments: Vec<(f64, f64)>,
+}
+
+/// Deals the hotkeys to groups, and draws each group's exam.
+fn common_exams(
     contenders: &[&Declared],
-    max_rate: f64,
+    probing: &Probing,
     period: Duration,
     rng: &mut impl Rng,
-) -> BTreeMap<Hotkey, Vec<f64>> {
+) -> BTreeMap<Hotkey, Exam> {
     let mut hotkeys: Vec<_> = contenders
         .iter()
         .map(|contender| contender.hotkey)
@@ -157,7 +171,7 @@ fn common_moments(
     hotkeys.shuffle(rng);
     let volume: f64 = contenders.iter().map(|contender| contender.volume.get()).sum();
     // A cast saturates, and turns a NaN into 0.
-    let groups = (volume / period.as_secs_f64() / max_rate).ceil() as usize;
+    let groups = (volume / period.as_secs_f64() / probing.max_rate).ceil() as usize;
     let groups: Vec<_> = (0..groups.clamp(1, hotkeys.len().max(1)))
         .map(|_| {
             let count = match rng.random::<f64>() {
@@ -167,7 +181,13 @@ fn common_moments(
             };
             let mut moments: Vec<f64> = (0..count).map(|_| rng.random()).collect();
             moments.sort_by(f64::total_cmp);
-            moments
+            let parts: Vec<f64> = moments.iter().map(|_| 0.5 + rng.random::<f64>()).collect();
+            let sum: f64 = parts.iter().sum();
+            let parts = parts.into_iter().map(|part| part / sum);
+            Exam {
+                share: drawn_share(&probing.shares, rng),
+                moments: moments.into_iter().zip(parts).collect(),
+            }
         })
         .collect();
     hotkeys.into_iter().zip(groups.iter().cycle().cloned()).collect()
@@ -183,20 +203,23 @@ struct Burst {
     length: f64,
 }
 
-/// Deals queries to the moments at random. What would be a burst of one is left out.
+/// Deals queries to the moments. What would be a burst of one is left out.
 ///
 /// Bursts start at their moments, unless they would overlap (a contender would be asked for more than it declares) or
 /// pass the period's end: then they move by as much as it takes.
-fn bursts(contender: &Declared, queries: u32, moments: &[f64], rng: &mut impl Rng) -> Vec<Burst> {
+fn bursts(contender: &Declared, queries: u32, moments: &[(f64, f64)]) -> Vec<Burst> {
+    // Rounded sums, so that nothing is lost.
+    let up_to = |part: f64| (f64::from(queries) * part).round() as u32;
+    let mut dealt = 0.0;
     let mut bursts: Vec<_> = (0..)
         .zip(moments)
-        .map(|(moment, start)| Burst { moment, size: 0, start: *start, length: 0.0 })
+        .map(|(moment, (start, part))| {
+            let before = up_to(dealt);
+            dealt += part;
+            let size = up_to(dealt.min(1.0)).saturating_sub(before);
+            Burst { moment, size, start: *start, length: 0.0 }
+        })
         .collect();
-    for _ in 0..queries {
-        if let Some(burst) = bursts.choose_mut(rng) {
-            burst.size += 1;
-        }
-    }
     bursts.retain(|burst| burst.size >= 2);
     // A period's worth of work takes the period.
     let each = contender.tokens_per_request / contender.volume.get();
@@ -221,11 +244,19 @@ fn part_of(period: Duration, part: f64) -> Duration {
     Duration::try_from_secs_f64(period.as_secs_f64() * part).unwrap_or(period).min(period)
 }
 
-fn queries(contender: &Declared, probing: &Probing, rng: &mut impl Rng) -> u32 {
-    let wanted =
-        contender.volume.get() * drawn_share(&probing.shares, rng) / contender.tokens_per_request;
+/// The queries in bursts, for which `share` of the capacity was drawn, and all together.
+fn queries(contender: &Declared, probing: &Probing, share: f64, rng: &mut impl Rng) -> (u32, u32) {
+    let per_share = contender.volume.get() / contender.tokens_per_request;
+    let in_bursts = per_share * probing.burst_share * share.min(LONGEST);
+    let alone = per_share
+        * (probing.burst_share * (share - LONGEST).max(0.0)
+            + (1.0 - probing.burst_share) * drawn_share(&probing.shares, rng));
     // A cast saturates, and turns a NaN into 0.
-    (wanted.round() as u32).clamp(probing.min_queries, probing.max_queries.max(probing.min_queries))
+    let all = ((in_bursts + alone).round() as u32)
+        .clamp(probing.min_queries, probing.max_queries.max(probing.min_queries));
+    let part = in_bursts / (in_bursts + alone);
+    let part = if part.is_finite() { part.clamp(0.0, 1.0) } else { 0.0 };
+    ((f64::from(all) * part).round() as u32, all)
 }
 
 fn drawn_share(shares: &[(f64, f64)], rng: &mut impl Rng) -> f64 {
@@ -352,17 +383,49 @@ mod tests {
         let mut rng = ChaCha12Rng::seed_from_u64(5);
         let mut together = 0;
         for _ in 0..400 {
-            let moments = common_moments(&contenders, 60.0, PERIOD, &mut rng);
+            let probing = Probing { max_rate: 60.0, ..Probing::default() };
+            let exams = common_exams(&contenders, &probing, PERIOD, &mut rng);
             let groups: BTreeSet<_> =
-                moments.values().map(|moments| moments[0].to_bits()).collect();
-            assert_eq!(moments.len(), 20);
+                exams.values().map(|exam| exam.moments[0].0.to_bits()).collect();
+            assert_eq!(exams.len(), 20);
             assert_eq!(groups.len(), 4);
-            let of = |name: u8| &moments[&Hotkey::from_bytes([name; 32])];
+            let of = |name: u8| &exams[&Hotkey::from_bytes([name; 32])];
             together += usize::from(of(1) == of(2));
         }
         // 4 of the other 19 places.
         assert!((50..120).contains(&together), "{together}");
-        assert_eq!(common_moments(&contenders, f64::NAN, PERIOD, &mut rng).len(), 20);
+        let probing = Probing { max_rate: f64::NAN, ..Probing::default() };
+        assert_eq!(common_exams(&contenders, &probing, PERIOD, &mut rng).len(), 20);
+    }
+
+    #[test]
+    fn bursts_of_a_group_last_equally_long_whatever_was_declared() {
+        let contenders =
+            [contender(1, 600_000.0), contender(2, 600_000.0), contender(3, 200_000.0)];
+        for seed in 0..100 {
+            let mut rng = ChaCha12Rng::seed_from_u64(seed);
+            let probing = Probing { max_queries: 10_000, ..Probing::default() };
+            let probes = schedule(&contenders, &probing, PERIOD, &mut rng);
+            let mut lengths: BTreeMap<u32, Vec<f64>> = BTreeMap::new();
+            for ((hotkey, _, name), times) in bursts_of(&probes) {
+                let share = if hotkey == contenders[2].hotkey { 3.0 } else { 1.0 };
+                lengths.entry(name).or_default().push(times.len() as f64 * share);
+            }
+            for lengths in lengths.values() {
+                let most = lengths.iter().copied().fold(0.0, f64::max);
+                assert!(lengths.iter().all(|length| most - length <= 4.0), "{lengths:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn most_of_a_large_share_comes_alone() {
+        let probing =
+            Probing { shares: vec![(0.8, 1.0)], max_queries: 10_000, ..Probing::default() };
+        let mut rng = ChaCha12Rng::seed_from_u64(7);
+        let probes = schedule(&[contender(1, 600_000.0)], &probing, PERIOD, &mut rng);
+        assert_eq!(probes.len(), 8_000);
+        assert_eq!(probes.iter().filter(|probe| probe.burst.is_some()).count(), 900);
     }
 
     #[test]

@@ -132,8 +132,12 @@ impl Tally {
     /// The tally of one period, of this length and with this end, as evidence for scoring. What checking finds out is
     /// not in it.
     pub fn stretch(&self, ended_ms: i64, seconds: f64) -> Stretch {
-        let (seconds, idle_seconds) =
-            if self.asked() > 0 { (seconds, 0.0) } else { (0.0, seconds) };
+        // Who declares nothing is away: coming only when weights are set must not look like having been there.
+        let (seconds, idle_seconds) = match self.asked() {
+            0 if self.declared > 0.0 => (0.0, seconds),
+            0 => (0.0, 0.0),
+            _ => (seconds, 0.0),
+        };
         Stretch {
             at_ms: ended_ms,
             seconds,

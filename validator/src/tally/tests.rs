@@ -165,6 +165,12 @@ fn a_period_in_which_nothing_could_be_asked_is_idle() {
     assert_eq!((stretch.seconds, stretch.idle_seconds), (60.0, 0.0));
 }
 
+#[test]
+fn who_declares_nothing_is_away() {
+    let stretch = Tally::default().stretch(9_000, 60.0);
+    assert_eq!((stretch.seconds, stretch.idle_seconds), (0.0, 0.0));
+}
+
 /// Mean of what the exams of 20 periods show of a miner that answers 4 requests at once with 30 tokens a second each,
 /// and lets the others wait. `declared` and the result are parts of what it really has.
 fn shown_by_a_miner_that_declares(declared: f64) -> f64 {
