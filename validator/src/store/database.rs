@@ -171,6 +171,9 @@ where
     f64: for<'e> Encode<'e, DB> + Type<DB>,
     for<'t> &'t str: Encode<'t, DB> + Type<DB>,
 {
+    let sql = sql.into_sql_str();
+    #[cfg(test)]
+    super::tests::plans::note(sql.as_str());
     let mut query = sqlx::query::<DB>(sql);
     for value in values {
         query = match value {

@@ -13,8 +13,8 @@ use sqlx::postgres::PgConnectOptions;
 pub enum Location {
     /// A file, made if there is none.
     Sqlite(PathBuf),
-    /// `postgres://user:password@host/database`, or with `?host=/folder/of/the/socket`. Made by [`Location::from_str`], which
-    /// has read it. TLS is not spoken: the server has to be on this machine or in a network that can be trusted.
+    /// `postgres://user:password@host/database`; with `?host=/folder` after it, the server's socket in that folder. Made by
+    /// [`Location::from_str`], which has read it. TLS is not spoken: the server has to be on this machine or in a network that can be trusted.
     Postgres(String),
 }
 

@@ -4,6 +4,7 @@
 
 mod checks;
 mod database;
+mod declared;
 mod error;
 mod location;
 mod periods;
@@ -11,11 +12,13 @@ mod prune;
 mod scorings;
 mod stretches;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use common::Hotkey;
+use sqlx::ConnectOptions;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
@@ -51,10 +54,15 @@ impl Store {
     /// # Errors
     /// If it cannot be opened or written, is no database, or comes from a newer version.
     pub async fn open(at: &Location) -> Result<Self, StoreError> {
+        Self::open_waiting(at, BUSY).await
+    }
+
+    /// Waits no longer than `busy` for another program that has the file.
+    async fn open_waiting(at: &Location, busy: Duration) -> Result<Self, StoreError> {
         let opened = |source| StoreError::open(at, source);
-        match at {
+        let database = match at {
             Location::Sqlite(path) => {
-                let options = sqlite(path)
+                let options = sqlite(path, busy)
                     .create_if_missing(true)
                     .journal_mode(SqliteJournalMode::Wal)
                     // In WAL mode a power cut can lose the last commits, never the file.
@@ -62,16 +70,24 @@ impl Store {
                 let pool = sqlite_pool().connect_with(options).await.map_err(opened)?;
                 let migrated = SQLITE.run(&pool).await;
                 migrated.map_err(|error| StoreError::migrate(at, newest(&SQLITE), error))?;
-                Ok(Self::new(Database::Sqlite(pool)))
+                Database::Sqlite(pool)
             }
             Location::Postgres(url) => {
-                let options: PgConnectOptions = url.parse().map_err(opened)?;
-                let pool = postgres_pool().connect_with(options).await.map_err(opened)?;
+                let pool = postgres_pool()
+                    .connect_with(postgres(url).map_err(opened)?)
+                    .await
+                    .map_err(opened)?;
                 let migrated = POSTGRES.run(&pool).await;
                 migrated.map_err(|error| StoreError::migrate(at, newest(&POSTGRES), error))?;
-                Ok(Self::new(Database::Postgres(pool)))
+                Database::Postgres(pool)
             }
-        }
+        };
+        // Changes nothing, but tells now and not in the middle of a period that it cannot be written.
+        database
+            .execute("UPDATE stretches_made SET one = 1 WHERE one = 1", &[])
+            .await
+            .map_err(opened)?;
+        Ok(Self::new(database))
     }
 
     /// Opens a database of this version to look into it. Nothing in it is changed, and a validator may be using it.
@@ -79,39 +95,34 @@ impl Store {
     /// # Errors
     /// If it cannot be opened, or is not of this version.
     pub async fn open_to_read(at: &Location) -> Result<Self, StoreError> {
-        let opened = |source| StoreError::open(at, source);
-        let (database, known) = match at {
+        let read = |error: sqlx::Error| match &error {
+            sqlx::Error::Database(cause) if cause.message().contains("_sqlx_migrations") => {
+                StoreError::Foreign { at: at.clone() }
+            }
+            _ => StoreError::open(at, error),
+        };
+        let (database, found, known) = match at {
             Location::Sqlite(path) => {
-                let options = sqlite(path).read_only(true);
-                let pool = match sqlite_pool().connect_with(options.clone()).await {
-                    Ok(pool) => pool,
+                let options = sqlite(path, BUSY).read_only(true);
+                let opened = match read_sqlite(options.clone()).await {
                     // A folder that cannot be written has no place for the files by which SQLite shares a database. Without
                     // a log beside it nobody is writing it, so that nothing has to be shared.
-                    Err(error) if path.exists() && !has_log(path) => sqlite_pool()
-                        .connect_with(options.immutable(true))
-                        .await
-                        .map_err(|_| opened(error))?,
-                    Err(error) => return Err(opened(error)),
+                    Err(error) if path.exists() && !has_log(path) => {
+                        read_sqlite(options.immutable(true)).await.map_err(|_| error)
+                    }
+                    opened => opened,
                 };
-                (Database::Sqlite(pool), newest(&SQLITE))
+                let (database, found) = opened.map_err(read)?;
+                (database, found, newest(&SQLITE))
             }
             Location::Postgres(url) => {
-                let options = url
-                    .parse::<PgConnectOptions>()
-                    .map_err(opened)?
-                    .options([("default_transaction_read_only", "on")]);
-                let pool = postgres_pool().connect_with(options).await.map_err(opened)?;
-                (Database::Postgres(pool), newest(&POSTGRES))
+                let options =
+                    postgres(url).map_err(read)?.options([("default_transaction_read_only", "on")]);
+                let pool = postgres_pool().connect_with(options).await.map_err(read)?;
+                let database = Database::Postgres(pool);
+                let found = version(&database).await.map_err(read)?;
+                (database, found, newest(&POSTGRES))
             }
-        };
-        let newest = "SELECT COALESCE(MAX(version), 0) FROM _sqlx_migrations";
-        let found = match database.first(newest, &[]).await {
-            Ok(Some(row)) => row.fields().int().map_err(opened)?,
-            Ok(None) => 0,
-            Err(sqlx::Error::Database(error)) if error.message().contains("_sqlx_migrations") => {
-                return Err(StoreError::Foreign { at: at.clone() });
-            }
-            Err(error) => return Err(opened(error)),
         };
         match found.cmp(&known) {
             std::cmp::Ordering::Less => Err(StoreError::Older { at: at.clone() }),
@@ -143,13 +154,18 @@ impl Store {
     }
 }
 
-fn sqlite(path: &Path) -> SqliteConnectOptions {
+fn sqlite(path: &Path, busy: Duration) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
         .filename(path)
         .foreign_keys(true)
-        .busy_timeout(BUSY)
-        // Rows are handed over in batches: a long answer is read in a third of the time.
+        .busy_timeout(busy)
+        // The thread that reads and the one that is read for take fewer turns.
         .row_buffer_size(1_000)
+        .disable_statement_logging()
+}
+
+fn postgres(url: &str) -> Result<PgConnectOptions, sqlx::Error> {
+    Ok(url.parse::<PgConnectOptions>()?.disable_statement_logging())
 }
 
 fn sqlite_pool() -> SqlitePoolOptions {
@@ -158,6 +174,21 @@ fn sqlite_pool() -> SqlitePoolOptions {
 
 fn postgres_pool() -> PgPoolOptions {
     PgPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(BUSY)
+}
+
+async fn read_sqlite(options: SqliteConnectOptions) -> Result<(Database, i64), sqlx::Error> {
+    let database = Database::Sqlite(sqlite_pool().connect_with(options).await?);
+    let found = version(&database).await?;
+    Ok((database, found))
+}
+
+/// The version of a database's tables.
+async fn version(database: &Database) -> Result<i64, sqlx::Error> {
+    let row = database
+        .first("SELECT COALESCE(MAX(version), 0) FROM _sqlx_migrations", &[])
+        .await?
+        .ok_or(sqlx::Error::RowNotFound)?;
+    row.fields().int()
 }
 
 /// Whether a SQLite file has a log with changes beside it.
@@ -175,28 +206,19 @@ fn failed(doing: &'static str) -> impl Fn(sqlx::Error) -> StoreError {
     move |source| StoreError::query(doing, source)
 }
 
-/// Reads the names of contenders. The same name mostly comes many times in a row, and decoding one takes longer than reading
-/// the row.
+/// Reads the names of contenders. Each comes many times, and decoding one takes longer than reading the row.
 #[derive(Debug, Default)]
-struct Names {
-    last: Option<(String, String, ContenderId)>,
-}
+struct Names(HashMap<String, Hotkey>);
 
 impl Names {
     fn read(&mut self, hotkey: &str, task: &str) -> Result<ContenderId, sqlx::Error> {
-        match &self.last {
-            Some((last_hotkey, last_task, id)) if last_hotkey == hotkey && last_task == task => {
-                Ok(id.clone())
-            }
-            _ => {
-                let id = ContenderId {
-                    hotkey: hotkey.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
-                    task: task.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
-                };
-                self.last = Some((hotkey.to_owned(), task.to_owned(), id.clone()));
-                Ok(id)
-            }
+        let task = task.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
+        if let Some(hotkey) = self.0.get(hotkey) {
+            return Ok(ContenderId { hotkey: *hotkey, task });
         }
+        let read = hotkey.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
+        self.0.insert(hotkey.to_owned(), read);
+        Ok(ContenderId { hotkey: read, task })
     }
 }
 

@@ -149,14 +149,15 @@ impl Store {
     ) -> Result<BTreeMap<ContenderId, Vec<Stretch>>, StoreError> {
         let mut past: BTreeMap<ContenderId, Vec<Stretch>> = BTreeMap::new();
         let mut names = Names::default();
+        // A cross join: else SQLite goes through all tallies by their contenders.
         let mut rows = self.database.rows(
             "SELECT hotkey, task, started_ms, ended_ms,
                  declared, consumed, served, refused_within, refusal_cost, refused_beyond,
                  unreachable, bad_status, too_late, broken, unusable, void,
                  organic_served, organic_refusal_cost, organic_failed, exams, shown, shown_squared,
                  checked, quality, organic_checked, organic_quality
-             FROM periods JOIN tallies ON tallies.period = periods.id
-             WHERE ended_ms >= $1 ORDER BY hotkey, task, ended_ms DESC, period DESC",
+             FROM periods CROSS JOIN tallies
+             WHERE tallies.period = periods.id AND ended_ms >= $1 ORDER BY ended_ms DESC, period DESC",
             values![since_ms],
         );
         while let Some(row) = rows.try_next().await.map_err(failed("read past periods"))? {
