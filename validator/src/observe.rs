@@ -115,6 +115,15 @@ impl Observer {
         contenders
     }
 
+    /// As if it had been seen.
+    #[cfg(test)]
+    pub(crate) fn learn(&self, id: &ContenderId, contender: Contender) {
+        let Contender { uid, url, declared } = contender;
+        let mut known = self.known();
+        known.miners.insert(id.hotkey, (uid, url.clone()));
+        known.declared.insert(id.hotkey, (url, BTreeMap::from([(id.task.clone(), declared)])));
+    }
+
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }

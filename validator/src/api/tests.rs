@@ -139,10 +139,7 @@ async fn world(miners: &[(&'static str, Conduct)], config: ApiConfig) -> World {
 }
 
 fn id(name: &str) -> ContenderId {
-    ContenderId {
-        hotkey: Keypair::development(name).hotkey(),
-        task: "chat-demo".parse().unwrap(),
-    }
+    ContenderId { hotkey: Keypair::development(name).hotkey(), task: "chat-demo".parse().unwrap() }
 }
 
 fn open() -> ApiConfig {

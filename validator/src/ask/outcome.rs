@@ -253,7 +253,38 @@ fn root_cause(error: &(dyn Error + 'static)) -> String {
 
 #[cfg(test)]
 mod tests {
+    use common::Keypair;
+    use common::generation::FinishReason;
+    use common::receipt::{Generated, Timings, request_digest};
+
     use super::*;
+
+    fn served(tokens: usize, mean_arrival: Duration) -> Served {
+        let generated = Generated {
+            task: "chat-demo".parse().unwrap(),
+            request_digest: request_digest(b""),
+            prompt_tokens: 1,
+            tokens: vec![7; tokens],
+            logprobs: vec![-1.0; tokens],
+            finish_reason: FinishReason::Stop,
+            timings: Timings::default(),
+        };
+        let receipt = generated.sign(&Keypair::development("Bob"));
+        let text = String::new();
+        Served { text, receipt, first_token: mean_arrival, mean_arrival, total: mean_arrival }
+    }
+
+    #[test]
+    fn an_even_streams_speed_is_its_tokens_per_second_and_every_speed_is_a_number() {
+        // 40 tokens, one every 50 ms.
+        assert_eq!(served(40, Duration::from_secs(1)).speed(), 20.0);
+        assert!(served(40, Duration::from_secs(2)).speed() < 20.0, "it came later");
+        assert_eq!(served(0, Duration::from_secs(1)).speed(), 0.0);
+        for tokens in [0, 1, 1_000] {
+            assert!(served(tokens, Duration::ZERO).speed().is_finite());
+            assert!(served(tokens, Duration::MAX).speed().is_finite());
+        }
+    }
 
     /// An error as HTTP clients nest them.
     #[derive(Debug)]
