@@ -134,8 +134,8 @@ impl Tally {
     pub fn stretch(&self, ended_ms: i64, seconds: f64) -> Stretch {
         // Who declares nothing is away: coming only when weights are set must not look like having been there.
         let (seconds, idle_seconds) = match self.asked() {
-            0 if self.declared > 0.0 => (0.0, seconds),
-            0 => (0.0, 0.0),
+            _ if self.declared <= 0.0 => (0.0, 0.0),
+            0 => (0.0, seconds),
             _ => (seconds, 0.0),
         };
         Stretch {

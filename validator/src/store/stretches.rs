@@ -27,7 +27,7 @@ const SUM_UP: &str = "
         checked, quality, organic_checked, organic_quality, speed)
     SELECT sums.*, speeds.speed FROM (
         SELECT task, hotkey, $1, CAST(SUM(ended_ms) AS BIGINT) / COUNT(*) AS at_ms,
-            SUM(CASE WHEN asked > 0 THEN seconds ELSE 0.0 END) AS seconds,
+            SUM(CASE WHEN asked > 0 AND declared > 0.0 THEN seconds ELSE 0.0 END) AS seconds,
             SUM(CASE WHEN asked > 0 OR declared <= 0.0 THEN 0.0 ELSE seconds END) AS idle_seconds,
             SUM(declared) AS declared, SUM(consumed) AS consumed, CAST(SUM(served) AS BIGINT) AS served,
             CAST(SUM(refused_within) AS BIGINT) AS refused_within, SUM(refusal_cost) AS refusal_cost,

@@ -167,8 +167,10 @@ fn a_period_in_which_nothing_could_be_asked_is_idle() {
 
 #[test]
 fn who_declares_nothing_is_away() {
-    let stretch = Tally::default().stretch(9_000, 60.0);
-    assert_eq!((stretch.seconds, stretch.idle_seconds), (0.0, 0.0));
+    for served in [0, 1] {
+        let stretch = Tally { served, ..Tally::default() }.stretch(9_000, 60.0);
+        assert_eq!((stretch.seconds, stretch.idle_seconds), (0.0, 0.0));
+    }
 }
 
 /// Mean of what the exams of 20 periods show of a miner that answers 4 requests at once with 30 tokens a second each,
