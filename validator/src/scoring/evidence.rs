@@ -32,7 +32,7 @@ pub struct Stretch {
     /// Length of its periods in which the miner was asked something, in seconds.
     pub seconds: f64,
     /// Length of those in which it could not be asked, or in which everything that was asked failed on our side, in
-    /// seconds. They count neither for nor against a miner.
+    /// seconds. They count neither for nor against a miner. Periods for which it declared nothing are in neither sum.
     pub idle_seconds: f64,
     /// Declared volume, in the task's unit.
     pub declared: f64,
