@@ -295,7 +295,9 @@ impl Transaction {
     ) -> Result<(), Error> {
         let most = (MAX_PARAMETERS / N.max(1)).clamp(1, MAX_ROWS);
         for rows in rows.chunks(most) {
-            let sql = AssertSqlSafe(format!("{head} VALUES {} {tail}", places(rows.len(), N)));
+            let numbered = matches!(self, Self::Postgres(_));
+            let places = places(rows.len(), N, numbered);
+            let sql = AssertSqlSafe(format!("{head} VALUES {places} {tail}"));
             // A statement of another length is hardly ever needed again.
             let keep = rows.len() == most || rows.len() == 1;
             let values = rows.as_flattened();
@@ -319,8 +321,9 @@ impl Transaction {
     }
 }
 
-/// `($1, $2), ($3, $4)` for two rows of two columns.
-fn places(rows: usize, columns: usize) -> String {
+/// `($1, $2), ($3, $4)` for two rows of two columns, or `(?, ?), (?, ?)`: SQLite takes numbers for names, and looks for
+/// each among all of them.
+fn places(rows: usize, columns: usize, numbered: bool) -> String {
     let mut places = String::with_capacity(rows * columns * 6);
     for place in 0..rows * columns {
         places.push_str(match (place % columns, place) {
@@ -328,8 +331,12 @@ fn places(rows: usize, columns: usize) -> String {
             (0, _) => "), (",
             _ => ", ",
         });
-        places.push('$');
-        places.push_str(&(place + 1).to_string());
+        if numbered {
+            places.push('$');
+            places.push_str(&(place + 1).to_string());
+        } else {
+            places.push('?');
+        }
     }
     places.push(')');
     places
@@ -341,8 +348,9 @@ mod tests {
 
     #[test]
     fn places_are_numbered_through_all_rows() {
-        assert_eq!(places(2, 3), "($1, $2, $3), ($4, $5, $6)");
-        assert_eq!(places(1, 1), "($1)");
+        assert_eq!(places(2, 3, true), "($1, $2, $3), ($4, $5, $6)");
+        assert_eq!(places(2, 2, false), "(?, ?), (?, ?)");
+        assert_eq!(places(1, 1, true), "($1)");
     }
 
     #[test]

@@ -53,6 +53,17 @@ impl Store {
         Ok(open)
     }
 
+    /// When a period began, in Unix milliseconds; `None` if there is no such period.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn period_began(&self, period: PeriodId) -> Result<Option<i64>, StoreError> {
+        let failed = failed("read when a period began");
+        let query = "SELECT started_ms FROM periods WHERE id = $1";
+        let row = self.database.first(query, values![period.0]).await.map_err(&failed)?;
+        row.map(|row| row.fields().int()).transpose().map_err(failed)
+    }
+
     /// Begins a period.
     ///
     /// # Errors

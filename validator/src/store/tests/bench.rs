@@ -1,4 +1,4 @@
-//! What recording costs: 10,000 outcomes per second go into the store while requests are served.
+//! What recording costs while requests are served, and what it takes to sum the evidence up and to read it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -15,7 +15,8 @@ use crate::tally::{Settled, Tallies, What};
 use crate::writer::writer;
 
 const OUTCOMES_PER_SECOND: u32 = 10_000;
-const CONTENDERS: u16 = 512;
+/// 256 miners that serve 14 tasks.
+const CONTENDERS: u16 = 3_584;
 /// Of the outcomes, one in so many is sent to be checked.
 const CHECKED: u32 = 50;
 const REQUESTS_PER_SECOND: u32 = 500;
@@ -144,4 +145,43 @@ async fn requests_are_as_fast_while_ten_thousand_outcomes_a_second_are_recorded(
     let each = begun.elapsed() / 1_000_000;
     println!("of which the request itself waits for {each:.1?}: what it takes to record it");
     server.abort();
+}
+
+#[tokio::test]
+#[ignore = "a measurement, to be run alone with --ignored --nocapture"]
+async fn a_week_of_evidence_about_all_miners_of_a_subnet_is_read() {
+    let bed = Bed::sqlite().await;
+    let took = |what: &str, since: Instant| println!("{what}: {:.2?}", since.elapsed());
+    let ids: Vec<_> = (0..CONTENDERS).map(somebody_of_many).collect();
+    let tallies: BTreeMap<_, _> = ids.iter().map(|id| (id.clone(), tally(9))).collect();
+    let begun = Instant::now();
+    let mut last = PeriodId(0);
+    for ends in 1..=12 {
+        last = bed.store.begin_period(ends - 1).await.unwrap();
+        bed.store.end_period(last, ends, &tallies).await.unwrap();
+    }
+    took(&format!("12 periods of {CONTENDERS} contenders are written"), begun);
+    let begun = Instant::now();
+    for verdicts in 0..5_000 {
+        let waiting = pending_in(last, &verdicts.to_string(), verdicts);
+        bed.store.save_verdict(&waiting, &verdict(1.0)).await.unwrap();
+    }
+    took("5,000 verdicts are written", begun);
+    let begun = Instant::now();
+    bed.store.refresh(1_000, 0.25).await.unwrap();
+    took("they are summed up", begun);
+    bed.tamper(
+        "WITH RECURSIVE more(n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM more WHERE n < 41)
+         INSERT INTO stretches
+         SELECT task, hotkey, 1000 * n, at_ms + 1000 * n, seconds, idle_seconds, declared, consumed, served,
+             refused_within, refusal_cost, refused_beyond, failed, organic_served, organic_refusal_cost, organic_failed,
+             exams, shown, shown_squared, checked, quality, organic_checked, organic_quality, speed
+         FROM stretches, more",
+    )
+    .await;
+    let begun = Instant::now();
+    let mut read = 0;
+    bed.store.stretches(0, |_, stretches| read += stretches.len()).await.unwrap();
+    took(&format!("{read} stretches are read, 7 days of 4 hours each"), begun);
+    assert!(read >= 42 * ids.len());
 }
