@@ -45,7 +45,7 @@ impl Devnet {
         Self { address, controls, inside, stop, running }
     }
 
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("ws://{}", self.address)
     }
 
