@@ -91,6 +91,12 @@ fn next_beginning(ends: Instant, now: Instant) -> Instant {
     if now.saturating_duration_since(ends) > MAX_LATE { now } else { ends }
 }
 
+/// When a period ended that an earlier run left open: the time until this run is none in which anybody was asked.
+fn end_of_the_interrupted(began_ms: Option<i64>, now_ms: i64, period: Duration) -> i64 {
+    let length = i64::try_from(period.as_millis()).unwrap_or(i64::MAX);
+    began_ms.map_or(now_ms, |began| began.saturating_add(length).min(now_ms).max(began))
+}
+
 impl Cycle {
     /// Runs until it is told to stop. The open period's totals stay in the store.
     pub async fn run(mut self, stop: CancellationToken) {
@@ -332,21 +338,22 @@ impl Cycle {
     }
 
     async fn end_what_was_left_open(&self) {
-        match self.store.open_periods().await {
-            Ok(open) => {
-                for (period, tallies) in open {
-                    info!(
-                        "going on from an earlier run: its last scoring period counts as far as it came"
-                    );
-                    if let Err(error) = self.store.end_period(period, unix_ms(), &tallies).await {
-                        warn!(
-                            "an earlier run's last period cannot be ended now: {}",
-                            Causes(&error)
-                        );
-                    }
-                }
+        let ended = async {
+            for (period, tallies) in self.store.open_periods().await? {
+                info!(
+                    "going on from an earlier run: its last scoring period counts as far as it came"
+                );
+                let began = self.store.period_began(period).await?;
+                let at_ms = end_of_the_interrupted(began, unix_ms(), self.period);
+                self.store.end_period(period, at_ms, &tallies).await?;
             }
-            Err(error) => warn!("an earlier run's last period cannot be read: {}", Causes(&error)),
+            Ok::<_, StoreError>(())
+        };
+        if let Err(error) = ended.await {
+            warn!(
+                "an earlier run's last period cannot be ended now, the next start tries again: {}",
+                Causes(&error)
+            );
         }
     }
 }

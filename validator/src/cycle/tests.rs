@@ -155,6 +155,15 @@ fn a_period_begins_when_the_last_ends_unless_the_machine_slept() {
     assert_eq!(next_beginning(ends, awake), awake);
 }
 
+#[test]
+fn the_time_between_two_runs_belongs_to_no_period() {
+    let minute = Duration::from_secs(60);
+    assert_eq!(end_of_the_interrupted(Some(1_000), 9_000, minute), 9_000);
+    assert_eq!(end_of_the_interrupted(Some(1_000), 900_000, minute), 61_000);
+    assert_eq!(end_of_the_interrupted(Some(5_000), 1_000, minute), 5_000, "no time runs backwards");
+    assert_eq!(end_of_the_interrupted(None, 7, minute), 7);
+}
+
 proptest! {
     #[test]
     fn declarations_are_asked_for_when_miners_are_ready_to_begin_a_new_period(seconds in 1..100_000_u64) {
