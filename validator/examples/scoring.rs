@@ -73,7 +73,7 @@ async fn measure(miners: usize) -> anyhow::Result<[f64; 4]> {
 
     let store = Store::open(&at).await?;
     let rules = Rules::default();
-    let hours = |hours| Duration::from_secs(3600 * hours);
+    let hours = |hours: u64| Duration::from_secs(3600 * hours);
     let retention = Retention {
         evidence: hours(168),
         periods: hours(72),
