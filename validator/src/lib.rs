@@ -21,6 +21,7 @@ mod observe;
 pub mod plan;
 mod routing;
 pub mod scoring;
+pub mod simulate;
 mod sse;
 pub mod status;
 pub mod store;
