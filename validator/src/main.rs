@@ -1,16 +1,21 @@
 //! The validator's command line.
 
+use std::fmt::Display;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+use common::{Hotkey, TaskId};
 use service::{flags, run, telemetry};
+use validator::explain::{self, Question};
 use validator::scoring::Preset;
 use validator::simulate;
 use validator::status::{Shown, Status};
+use validator::tune::{self, Changes};
 use validator::{App, Config};
 
 /// A validator of an inference subnet: it queries miners, has their answers checked by your checking server, scores them,
@@ -33,6 +38,54 @@ enum Command {
         #[command(flatten)]
         settings: Settings,
         /// Print JSON instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show how a miner's weight came about: from the weight on chain down to single answers, with every number that it
+    /// can be computed from again.
+    ///
+    /// Reads the validator's store; the validator may be running, and a copy of the store will do as well. What is shown is
+    /// the scoring that the newest weights on chain come from, then the scoring periods and the checked answers as they are
+    /// now.
+    Explain {
+        #[command(flatten)]
+        settings: Settings,
+        /// The miner, by the ss58 address of its hotkey.
+        // The wallet's hotkey has the name already.
+        #[arg(id = "miner", long = "hotkey", value_name = "SS58")]
+        hotkey: Hotkey,
+        /// Only this task.
+        #[arg(long, value_name = "TASK")]
+        task: Option<TaskId>,
+        /// How many checked answers are listed for each task.
+        #[arg(long, value_name = "NUMBER", default_value_t = 10)]
+        answers: u32,
+        /// Print JSON, with all digits and with the volumes and scores of all miners.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show what the weights would be with other task weightings or other constants, beside what they are now.
+    ///
+    /// Both are computed from the evidence in the validator's store, by the rules and weightings of this configuration and by
+    /// the changed ones. Nothing is changed without --write. The validator may be running.
+    #[command(after_help = TUNE_EXAMPLES)]
+    Tune {
+        #[command(flatten)]
+        settings: Settings,
+        /// The weight of a task, as the catalogue has it: weights have any sum and are normalised. Tasks that are not named
+        /// keep theirs.
+        #[arg(long = "set", value_name = "TASK=WEIGHT", value_parser = assignment::<TaskId>)]
+        weights: Vec<(TaskId, f64)>,
+        /// A constant of the scoring rules, see docs/scoring.md.
+        #[arg(long, value_name = "KEY=VALUE", value_parser = assignment::<String>)]
+        scoring: Vec<(String, f64)>,
+        /// Other rules, with the constants that the configuration has for them: touchstone or subnet19.
+        #[arg(long, value_name = "NAME")]
+        preset: Option<Preset>,
+        /// Write the weights that --set gives into the catalogue's file, after the difference was shown.
+        #[arg(long)]
+        write: bool,
+        /// Print JSON.
         #[arg(long)]
         json: bool,
     },
@@ -77,10 +130,37 @@ struct Settings {
     listen: Option<String>,
 }
 
+const TUNE_EXAMPLES: &str = "\
+Examples:
+  validator tune --set chat-llama=0.5 --set flux=0.5
+  validator tune --scoring speed_bonus=0.2
+  validator tune --set chat-llama=0.7 --write";
+
+/// `NAME=NUMBER`.
+fn assignment<T>(text: &str) -> Result<(T, f64), String>
+where
+    T: FromStr,
+    T::Err: Display,
+{
+    let (name, number) =
+        text.split_once('=').ok_or_else(|| format!("`{text}` has no `=`; write NAME=NUMBER"))?;
+    let name = name.trim().parse().map_err(|error: T::Err| error.to_string())?;
+    match number.trim().parse::<f64>() {
+        Ok(number) if number.is_finite() => Ok((name, number)),
+        Ok(_) | Err(_) => Err(format!("`{number}` is no number")),
+    }
+}
+
 impl Settings {
     fn load(&self) -> anyhow::Result<(Config, String)> {
+        self.load_with(&[])
+    }
+
+    /// With these settings above all others.
+    fn load_with(&self, more: &[(&str, String)]) -> anyhow::Result<(Config, String)> {
         let mut flags = [self.chain.settings(), self.wallet.settings()].concat();
         flags.extend(self.listen.clone().map(|listen| ("api.listen".to_owned(), listen)));
+        flags.extend(more.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
         Config::load(self.common.config.as_deref(), service::settings::environment(), flags)
     }
 }
@@ -107,6 +187,23 @@ fn main() -> ExitCode {
                 }
                 Ok(())
             }
+            Command::Explain { settings, hotkey, task, answers, json } => {
+                let question = Question { hotkey, task, answers };
+                let explained = explain::explain(&settings.load()?.0, &question).await?;
+                show(&if json { explained.json()? } else { explained.text() });
+                Ok(())
+            }
+            Command::Tune { settings, weights, scoring, preset, write, json } => {
+                let rules = match preset {
+                    Some(preset) => {
+                        let preset = [("scoring.preset", preset.to_string())];
+                        Some(settings.load_with(&preset)?.0.rules)
+                    }
+                    None => None,
+                };
+                let changes = Changes { weights, rules, constants: scoring };
+                tune_and_write(&settings.load()?.0, &changes, write, json).await
+            }
             Command::Simulate(simulation) => simulation.run(),
             Command::NewHotkey(settings) => {
                 let (config, _) = settings.load()?;
@@ -118,6 +215,33 @@ fn main() -> ExitCode {
             }
         }
     })
+}
+
+/// Standard output has the difference alone; what became of it is said on standard error.
+async fn tune_and_write(
+    config: &Config,
+    changes: &Changes,
+    write: bool,
+    json: bool,
+) -> anyhow::Result<()> {
+    let tuning = tune::tune(config, changes).await?;
+    show(&if json { tuning.json()? } else { tuning.text() });
+    if !write {
+        return Ok(());
+    }
+    let lines = tuning.configuration();
+    if !lines.is_empty() {
+        eprintln!("constants are not written; put these lines into the configuration:\n{lines}");
+        if changes.weights.is_empty() {
+            return Ok(());
+        }
+    }
+    let file = tune::write(config, changes)?;
+    eprintln!(
+        "the weights are written to {}; a running validator takes them up with its next scoring",
+        file.display()
+    );
+    Ok(())
 }
 
 impl Simulation {
@@ -170,4 +294,41 @@ async fn fetch_status(config: &Config) -> anyhow::Result<Status> {
 #[expect(clippy::print_stdout, reason = "the result of a command belongs on standard output")]
 fn show(text: &str) {
     println!("{}", text.trim_end());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Command, String> {
+        let arguments = std::iter::once("validator").chain(line.split_whitespace());
+        Cli::try_parse_from(arguments).map(|cli| cli.command).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn changes_are_named_one_by_one() {
+        let line = "tune --set chat=0.5 --set flux=1.5 --scoring speed_bonus=0.2 --preset subnet19";
+        let Ok(Command::Tune { weights, scoring, preset, write, .. }) = parse(line) else {
+            panic!("it is a command")
+        };
+        assert_eq!(weights, [("chat".parse().unwrap(), 0.5), ("flux".parse().unwrap(), 1.5)]);
+        assert_eq!(scoring, [("speed_bonus".to_owned(), 0.2)]);
+        assert_eq!((preset, write), (Some(Preset::Subnet19), false));
+    }
+
+    #[test]
+    fn what_was_mistyped_is_said() {
+        for (line, said) in [
+            ("tune --set chat", "has no `=`"),
+            ("tune --set chat=many", "`many` is no number"),
+            ("tune --set Chat=1", "is not a task id"),
+            ("tune --scoring speed_bonus=NaN", "is no number"),
+            ("tune --preset other", "choose `touchstone` or `subnet19`"),
+            ("explain --hotkey 5abc", "is not an ss58 address"),
+            ("explain", "--hotkey"),
+        ] {
+            let error = parse(line).err().unwrap_or_default();
+            assert!(error.contains(said), "{line}: {error}");
+        }
+    }
 }
