@@ -39,6 +39,8 @@ static POSTGRES: Migrator = sqlx::migrate!("./migrations/postgres");
 /// How long a call waits for another program that has the file.
 const BUSY: Duration = Duration::from_secs(10);
 const CONNECTIONS: u32 = 4;
+/// The most rows that are read ahead: a few megabytes.
+const ROW_BUFFER: usize = 2_000;
 
 /// The validator's database.
 #[derive(Debug, Clone)]
@@ -159,8 +161,7 @@ fn sqlite(path: &Path, busy: Duration) -> SqliteConnectOptions {
         .filename(path)
         .foreign_keys(true)
         .busy_timeout(busy)
-        // The thread that reads and the one that is read for take fewer turns.
-        .row_buffer_size(1_000)
+        .row_buffer_size(ROW_BUFFER)
         .disable_statement_logging()
 }
 

@@ -1,11 +1,17 @@
 //! Evidence summed up over buckets of time: made by the database itself, a bucket at a time, and read as a stream.
 
-use futures::TryStreamExt;
+use std::time::Duration;
+
+use futures::{StreamExt, TryStreamExt};
 
 use super::database::{Fields, Transaction, values};
-use super::{Names, Store, StoreError, failed};
+use super::{Names, ROW_BUFFER, Store, StoreError, failed};
 use crate::scoring::Stretch;
 use crate::tally::ContenderId;
+
+/// The database reads in a thread of its own. Who takes each row as it comes wakes and sleeps for each row, which takes
+/// longer than reading it.
+const GATHER: Duration = Duration::from_millis(1);
 
 /// How `stretches` was made.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -151,7 +157,7 @@ impl Store {
             stretches.reverse();
             each(id, stretches);
         };
-        let mut rows = self.database.rows(
+        let rows = self.database.rows(
             "SELECT task, hotkey, at_ms, seconds, idle_seconds, declared, consumed, served,
                  refused_within, refusal_cost, refused_beyond, failed,
                  organic_served, organic_refusal_cost, organic_failed, exams, shown, shown_squared,
@@ -159,21 +165,26 @@ impl Store {
              FROM stretches WHERE at_ms >= $1 ORDER BY task, hotkey, bucket",
             values![since_ms],
         );
-        while let Some(row) = rows.try_next().await.map_err(failed("read the evidence"))? {
-            let mut fields = row.fields();
-            let read = fields.text().and_then(|task| {
-                let hotkey = fields.text()?;
-                Ok((names.read(hotkey, task)?, stretch(&mut fields)?))
-            });
-            let Some((id, stretch)) = self.readable("stretches", read) else { continue };
-            match &mut current {
-                Some((of, stretches)) if *of == id => stretches.push(stretch),
-                _ => {
-                    if let Some(complete) = current.replace((id, vec![stretch])) {
-                        hand_over(complete);
+        let mut rows = rows.ready_chunks(ROW_BUFFER);
+        while let Some(some) = rows.next().await {
+            for row in some {
+                let row = row.map_err(failed("read the evidence"))?;
+                let mut fields = row.fields();
+                let read = fields.text().and_then(|task| {
+                    let hotkey = fields.text()?;
+                    Ok((names.read(hotkey, task)?, stretch(&mut fields)?))
+                });
+                let Some((id, stretch)) = self.readable("stretches", read) else { continue };
+                match &mut current {
+                    Some((of, stretches)) if *of == id => stretches.push(stretch),
+                    _ => {
+                        if let Some(complete) = current.replace((id, vec![stretch])) {
+                            hand_over(complete);
+                        }
                     }
                 }
             }
+            tokio::time::sleep(GATHER).await;
         }
         if let Some(complete) = current {
             hand_over(complete);
