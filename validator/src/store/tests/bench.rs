@@ -81,14 +81,15 @@ async fn requests_are_as_fast_while_ten_thousand_outcomes_a_second_are_recorded(
     let writing = tokio::spawn(writer.run(stop.clone()));
 
     let on = Arc::new(AtomicBool::new(false));
+    let enough = CancellationToken::new();
     let recording = tokio::spawn({
-        let (on, tallies, ids, stop) =
-            (Arc::clone(&on), Arc::clone(&tallies), Arc::clone(&ids), stop.clone());
+        let (on, tallies, ids, enough) =
+            (Arc::clone(&on), Arc::clone(&tallies), Arc::clone(&ids), enough.clone());
         async move {
             let waiting = pending_in(period, "", 0);
             let mut turn = tokio::time::interval(Duration::from_millis(1));
             let mut recorded = 0;
-            while !stop.is_cancelled() {
+            while !enough.is_cancelled() {
                 turn.tick().await;
                 for _ in 0..if on.load(Ordering::Relaxed) { OUTCOMES_PER_SECOND / 1_000 } else { 0 }
                 {
@@ -116,8 +117,9 @@ async fn requests_are_as_fast_while_ten_thousand_outcomes_a_second_are_recorded(
         on.store(block % 2 == 1, Ordering::Relaxed);
         taken[block as usize % 2].extend(requests(&http, &url).await);
     }
-    stop.cancel();
+    enough.cancel();
     let recorded = recording.await.unwrap();
+    stop.cancel();
     let stopped = Instant::now();
     writing.await.unwrap();
     let last = stopped.elapsed();
