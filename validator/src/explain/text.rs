@@ -49,7 +49,9 @@ impl Explanation {
         let scoring = &self.scoring;
         let which = match (&self.on_chain, self.weights_come_from_scoring) {
             (Some(_), true) => "These weights come from the",
-            (Some(_), false) => "They come from an earlier scoring; below is the newest,",
+            (Some(_), false) => {
+                "They come from a scoring that is not kept or did not have this miner. Below is the newest"
+            }
             (None, _) => "Below is the newest",
         };
         let how = format!(
@@ -215,7 +217,7 @@ pub(crate) fn number(value: f64) -> String {
         grouped.push('-');
     }
     for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index) % 3 == 0 {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
             grouped.push(',');
         }
         grouped.push(digit);

@@ -51,7 +51,7 @@ fn touchstone(
             let how = format!("{}^{}", number(mean), number(parameters.quality_exponent));
             line(out, "quality", quality, &how)?;
             let checked = number(summary.checked);
-            more(out, &format!("mean quality^quality_exponent; {checked} checked answers"))?;
+            more(out, &format!("(mean quality)^quality_exponent; {checked} checked answers"))?;
         }
     }
     let how = format!(
@@ -85,19 +85,23 @@ fn touchstone(
     more(out, &how)?;
     match (summary.speed, factors.typical_speed) {
         (Some(speed), Some(typical)) => {
+            let relative = if typical > 0.0 { number(speed / typical) } else { "r".to_owned() };
             let how = format!(
-                "1 + {} / 2 * (r - 1) / (r + 1) with r = {} / {}",
-                number(parameters.speed_bonus),
+                "1 + {} / 2 * ({relative} - 1) / ({relative} + 1)",
+                number(parameters.speed_bonus)
+            );
+            line(out, "speed factor", factors.speed_factor, &how)?;
+            let how = format!(
+                "1 + speed_bonus / 2 * (r - 1) / (r + 1), r = {} / {}, its speed / the task's typical speed",
                 number(speed),
                 number(typical)
             );
-            line(out, "speed factor", factors.speed_factor, &how)?;
-            more(out, "the number before / 2 is speed_bonus; r = its speed / the typical speed")?;
+            more(out, &how)?;
         }
         _ => line(out, "speed factor", factors.speed_factor, UNMEASURED)?,
     }
     let how = format!(
-        "all counts and means are weighed: evidence counts half after {} hours",
+        "all sums are weighed: evidence counts half after {} hours",
         number(parameters.half_life_hours)
     );
     more(out, &how)
