@@ -23,10 +23,50 @@ pub struct Accounts {
     metrics: Arc<Metrics>,
     suspicions: Arc<Suspicions>,
     to_check: Sender,
-    /// The last trouble of each contender, so that it is said once.
-    troubles: Mutex<BTreeMap<ContenderId, &'static str>>,
-    /// Our own troubles that were spoken of.
-    own_troubles: Mutex<BTreeSet<&'static str>>,
+    troubles: Mutex<Troubles>,
+    own_troubles: Mutex<OwnTroubles>,
+}
+
+/// A trouble is over after so many answers in a row: one that comes and goes must not fill the log.
+const ENOUGH_ANSWERS: u32 = 20;
+
+/// The kinds of trouble that were spoken of, so that each is said once of each contender until that answers again.
+#[derive(Debug, Default)]
+struct Troubles(BTreeMap<ContenderId, Spoken>);
+
+#[derive(Debug, Default)]
+struct Spoken {
+    kinds: BTreeSet<&'static str>,
+    /// Answers since the last trouble.
+    answers: u32,
+}
+
+impl Troubles {
+    /// Returns whether this kind of trouble is new.
+    fn came(&mut self, id: &ContenderId, kind: &'static str) -> bool {
+        let spoken = self.0.entry(id.clone()).or_default();
+        spoken.answers = 0;
+        spoken.kinds.insert(kind)
+    }
+
+    /// Returns whether all trouble is over with this answer.
+    fn answered(&mut self, id: &ContenderId) -> bool {
+        let Some(spoken) = self.0.get_mut(id) else { return false };
+        spoken.answers += 1;
+        let over = spoken.answers >= ENOUGH_ANSWERS;
+        if over {
+            self.0.remove(id);
+        }
+        over
+    }
+}
+
+/// Our own troubles that were spoken of.
+#[derive(Debug, Default)]
+struct OwnTroubles {
+    kinds: BTreeSet<&'static str>,
+    /// Answers since the last trouble with our network.
+    answers: u32,
 }
 
 /// Who wants to know.
@@ -73,10 +113,17 @@ impl Accounts {
         self.begin(id, 0, Origin::Synthetic { burst }).close(&Outcome::Void(Ours::Crowded));
     }
 
+    /// A synthetic query is not sent, because the miner leaves so many unanswered that it could not answer this one in
+    /// time: as good as refused.
+    pub fn given_up(self: &Arc<Self>, id: ContenderId, burst: Option<u32>) {
+        self.begin(id, 0, Origin::Synthetic { burst }).close(&Outcome::Refused);
+    }
+
     /// Forgets those that are no contenders any more.
     pub fn keep_only(&self, contenders: impl Fn(&ContenderId) -> bool) {
         self.suspicions.keep_only(&contenders);
-        self.troubles.lock().unwrap_or_else(PoisonError::into_inner).retain(|id, _| contenders(id));
+        let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        troubles.0.retain(|id, _| contenders(id));
     }
 
     fn check(&self, query: &Query, served: Served, pending: Pending, rng: &mut impl Rng) {
@@ -106,50 +153,65 @@ impl Accounts {
             self.report_own(ours);
             return;
         }
-        let label = outcome.label();
         let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = troubles.insert(id.clone(), label);
+        let news = match outcome {
+            Outcome::Served(_) => troubles.answered(id),
+            outcome => troubles.came(id, outcome.label()),
+        };
         drop(troubles);
         let ContenderId { hotkey, task } = id;
         match outcome {
-            Outcome::Failed(failure) if before != Some(label) => {
+            Outcome::Failed(failure) if news => {
                 warn!(miner = %hotkey, %task, "miner {hotkey} {failure}");
             }
-            Outcome::Refused if before != Some(label) => {
+            Outcome::Refused if news => {
                 info!(miner = %hotkey, %task, "miner {hotkey} refuses: it says that it is busy");
             }
             Outcome::Served(_) => {
-                if before.is_some_and(|before| before != label) {
+                if news {
                     info!(miner = %hotkey, %task, "miner {hotkey} answers again");
                 }
-                let mut own = self.own_troubles.lock().unwrap_or_else(PoisonError::into_inner);
-                if own.remove(NETWORK) {
-                    info!("miners can be asked again: our own network works");
-                }
+                self.report_own_answer();
             }
             Outcome::Refused | Outcome::Failed(_) | Outcome::Void(_) => {}
+        }
+    }
+
+    fn report_own_answer(&self) {
+        let mut own = self.own_troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        if !own.kinds.contains(NETWORK) {
+            return;
+        }
+        own.answers += 1;
+        if own.answers >= ENOUGH_ANSWERS {
+            own.kinds.remove(NETWORK);
+            info!("miners can be asked again: our own network works");
         }
     }
 
     /// Says once of each of our own troubles that it is there. The metrics count each time.
     fn report_own(&self, ours: &Ours) {
         let mut own = self.own_troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(ours, Ours::Network(_)) {
+            own.answers = 0;
+        }
         match ours {
             // The usual thing when a miner hangs; the next one was asked.
             Ours::Budget => {}
-            Ours::Network(why) if own.insert(NETWORK) => {
+            Ours::Network(why) if own.kinds.insert(NETWORK) => {
                 warn!("miners cannot be asked because of our own side, and are not blamed: {why}");
             }
-            Ours::Stalled(held_up) if own.insert(ours.label()) => {
+            Ours::Stalled(held_up) if own.kinds.insert(ours.label()) => {
                 warn!(
                     "this process was held up for {held_up:?}; miners whose time ran out meanwhile are not blamed. \
                      Give it more processor time if this goes on: the metric `queries` counts it as `void_stalled`"
                 );
             }
-            Ours::Crowded if own.insert(ours.label()) => {
+            Ours::Crowded if own.kinds.insert(ours.label()) => {
                 warn!(
-                    "more synthetic queries are due than can be under way at once, some are left out; \
-                     lower `probing.max_queries` or `probing.max_rate`"
+                    "synthetic queries are left out and count for nobody: this machine was held up when they were \
+                     due, or more were due than can be under way at once. Lower `probing.max_queries` only if the \
+                     metric `queries` counts more and more of them as `void_crowded`"
                 );
             }
             Ours::Network(_) | Ours::Stalled(_) | Ours::Crowded => {}
@@ -157,7 +219,7 @@ impl Accounts {
     }
 }
 
-/// The trouble that ends with the next answer.
+/// The trouble that ends when miners answer again.
 const NETWORK: &str = "network";
 
 /// What is known of a check before its answer is looked at.
@@ -175,6 +237,11 @@ impl UnderWay {
         let organic = self.origin == Origin::Organic;
         let counted = self.close(&outcome);
         let (Some(period), Outcome::Served(served)) = (counted, outcome) else { return };
+        if served.distorted {
+            // Its speed would be held against the miner. Which answers are checked is up to chance anyway.
+            accounts.metrics.checked(&query.task, "distorted");
+            return;
+        }
         if rng.random::<f64>() < share {
             accounts.check(query, *served, Pending { period, organic }, rng);
         }
@@ -201,6 +268,7 @@ impl UnderWay {
             started: self.started,
             ended: uptime(),
             what,
+            distorted: matches!(outcome, Outcome::Served(served) if served.distorted),
         };
         accounts.metrics.asked(&self.id.task, organic, outcome);
         accounts.report(&self.id, outcome);
@@ -228,6 +296,7 @@ mod tests {
 
     use super::*;
     use crate::ask::{Failure, Timeouts};
+    use crate::plan::Probe;
     use crate::store::tests::store;
     use crate::tally::Tally;
     use crate::writer::{Writer, writer};
@@ -261,6 +330,10 @@ mod tests {
         }
 
         fn serve(&self, id: ContenderId, origin: Origin) {
+            self.serve_while(false, id, origin);
+        }
+
+        fn serve_while(&self, distorted: bool, id: ContenderId, origin: Origin) {
             let query = Query {
                 miner: id.hotkey,
                 url: "http://127.0.0.1:9".parse().unwrap(),
@@ -286,6 +359,7 @@ mod tests {
                 first_token: Duration::from_millis(100),
                 mean_arrival: Duration::from_millis(250),
                 total: Duration::from_millis(400),
+                distorted,
             };
             let mut rng = ChaCha12Rng::seed_from_u64(1);
             let outcome = Outcome::Served(Box::new(served));
@@ -323,6 +397,43 @@ mod tests {
             (failed.unusable, failed.bad_status, failed.too_late, failed.sum()),
             (1, 1, 1, 3)
         );
+    }
+
+    #[test]
+    fn trouble_that_comes_and_goes_is_spoken_of_once_of_each_kind() {
+        let mut troubles = Troubles::default();
+        let mut said = 0;
+        for _ in 0..100 {
+            said += u32::from(troubles.came(&id(), "status"));
+            said += u32::from(troubles.answered(&id()));
+            said += u32::from(troubles.came(&id(), "refused"));
+        }
+        assert_eq!(said, 2);
+        let over = (0..100).filter(|_| troubles.answered(&id())).count();
+        assert_eq!((over, troubles.0.len()), (1, 0));
+        assert!(troubles.came(&id(), "status"));
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_we_listened_to_too_late_counts_without_its_times() {
+        let mut books = books().await;
+        let tallies = Arc::clone(&books.accounts.tallies);
+        for (burst, distorted) in [(1, true), (2, false)] {
+            let ContenderId { hotkey, task } = id();
+            let probe = |at| Probe {
+                at: Duration::from_secs(at),
+                hotkey,
+                task: task.clone(),
+                seed: 0,
+                burst: Some(burst),
+            };
+            tallies.plan_bursts(&[probe(0), probe(1)]);
+            for distorted in [distorted, false] {
+                books.serve_while(distorted, id(), Origin::Synthetic { burst: Some(burst) });
+            }
+        }
+        assert_eq!((books.tally().served, books.tally().exams), (4, 1));
+        assert_eq!(books.writer.take_waiting().len(), 3);
     }
 
     #[tokio::test]

@@ -142,7 +142,9 @@ impl Asker {
             Err(_) => {
                 return Err(NotOpened::Trouble(watch.ran_out(limit, Failure::NoFirstToken(limit))));
             }
-            Ok(Err(error)) => return Err(NotOpened::Trouble(not_sent(&error, &watch))),
+            Ok(Err(error)) => {
+                return Err(NotOpened::Trouble(not_sent(&error, &query.url, &watch)));
+            }
             Ok(Ok(response)) => response,
         };
         match response.status().as_u16() {
@@ -191,14 +193,14 @@ impl Asker {
         let watch =
             Watch { started: Instant::now(), cut_short: false, lags: Arc::clone(&self.lags) };
         let fetch = async {
-            let response = request.send().await.map_err(|error| not_sent(&error, &watch))?;
+            let response = request.send().await.map_err(|error| not_sent(&error, url, &watch))?;
             if response.status() != reqwest::StatusCode::OK {
                 return Err(Failure::Status(response.status().as_u16()).into());
             }
             let mut body = Vec::new();
             let mut bytes = response.bytes_stream();
             while let Some(part) = bytes.next().await {
-                body.extend_from_slice(&part.map_err(|error| whose(&error, Failure::Broken))?);
+                body.extend_from_slice(&part.map_err(|error| whose(&error, url, Failure::Broken))?);
                 if body.len() > MAX_BYTES {
                     return Err(Failure::TooMuch { bytes: MAX_BYTES }.into());
                 }
@@ -235,8 +237,8 @@ fn plain(text: &str) -> String {
 }
 
 /// Why a request got no answer at all.
-fn not_sent(error: &reqwest::Error, watch: &Watch) -> Trouble {
-    let trouble = whose(error, |why| {
+fn not_sent(error: &reqwest::Error, miner: &Url, watch: &Watch) -> Trouble {
+    let trouble = whose(error, miner, |why| {
         if error.is_connect() || error.is_timeout() {
             Failure::Unreachable(why)
         } else {

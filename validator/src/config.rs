@@ -16,7 +16,7 @@ use url::Url;
 
 use crate::api::ApiConfig;
 use crate::checking::CheckingConfig;
-use crate::evidence::Retention;
+use crate::evidence::{Retention, bucket_ms};
 use crate::plan::Probing;
 use crate::scoring::{Preset, Rules, subnet19, touchstone};
 use crate::store::Location;
@@ -107,7 +107,6 @@ struct ProbingFile {
     min_queries: u32,
     max_queries: u32,
     burst_share: f64,
-    max_rate: f64,
 }
 
 #[derive(Deserialize)]
@@ -207,6 +206,23 @@ impl File {
             verdicts: hours(self.scoring.verdict_hours, "scoring.verdict_hours"),
             waiting_checks: hours(self.scoring.waiting_check_hours, "scoring.waiting_check_hours"),
         };
+        // What is deleted before its stretch of time is over, or before its last verdict is in, would never be added up.
+        let least =
+            Duration::from_millis(bucket_ms(period).unsigned_abs()) + retention.waiting_checks;
+        for (key, kept) in [
+            ("scoring.period_hours", retention.periods),
+            ("scoring.verdict_hours", retention.verdicts),
+        ] {
+            problems.require(
+                kept >= least,
+                key,
+                format!(
+                    "must come to at least {:.1} hours: periods are added up over four hours, or one period if that is \
+                     longer, and answers may wait for `scoring.waiting_check_hours`",
+                    least.as_secs_f64() / 3600.0
+                ),
+            );
+        }
         let wallet = WalletPaths {
             name: self.wallet.name,
             hotkey: self.wallet.hotkey,
@@ -372,17 +388,11 @@ impl ProbingFile {
             "probing.burst_share",
             "must be between 0 and 1",
         );
-        problems.require(
-            self.max_rate.is_finite() && self.max_rate > 0.0,
-            "probing.max_rate",
-            "must be a number above 0",
-        );
         Probing {
             shares: self.shares.into_iter().zip(self.likelihoods).collect(),
             min_queries: self.min_queries,
             max_queries: self.max_queries,
             burst_share: self.burst_share,
-            max_rate: self.max_rate,
         }
     }
 }

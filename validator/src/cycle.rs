@@ -1,7 +1,8 @@
 //! The life of a scoring period: plan, ask, look who is there, turn over to the next without a gap.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use common::Hotkey;
@@ -22,14 +23,12 @@ use crate::ask::{Asker, Query, Timeouts};
 use crate::clock::unix_ms;
 use crate::network::{Contender, Network};
 use crate::observe::Observer;
-use crate::plan::{Declared, Probe, Probing, schedule, typical_tokens};
+use crate::plan::{Declared, Probe, Probing, most_unanswered, schedule, typical_tokens};
 use crate::store::{PeriodId, Store, StoreError};
 use crate::tally::{ContenderId, Tallies, Tally};
 
 /// Synthetic queries under way at once, over all miners.
-const MAX_IN_FLIGHT: usize = 4_096;
-/// Synthetic queries under way at once to one miner.
-const MAX_PER_MINER: usize = 64;
+const MAX_IN_FLIGHT: usize = 16_384;
 /// How soon an empty subnet is looked at again, and a store that failed is tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(2);
 /// How long the very first period waits for declarations.
@@ -70,7 +69,7 @@ struct UnderWay {
     queries: JoinSet<()>,
     looks: JoinSet<()>,
     places: Arc<Semaphore>,
-    of_miner: BTreeMap<Hotkey, Arc<Semaphore>>,
+    unanswered: BTreeMap<ContenderId, Arc<AtomicU32>>,
 }
 
 /// A stretch of time that was planned: a period, or one more of its length that the store cannot begin.
@@ -79,6 +78,23 @@ struct Planned {
     probes: Vec<Probe>,
     begins: Instant,
     ends: Instant,
+}
+
+/// One synthetic query of a contender that is not answered yet.
+#[derive(Debug)]
+struct Unanswered(Arc<AtomicU32>);
+
+impl Unanswered {
+    fn one_more(of: Arc<AtomicU32>) -> Self {
+        of.fetch_add(1, Ordering::Relaxed);
+        Self(of)
+    }
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// When declarations for the next period are asked for, before it begins.
@@ -105,7 +121,7 @@ impl Cycle {
             queries: JoinSet::new(),
             looks: JoinSet::new(),
             places: Arc::new(Semaphore::new(MAX_IN_FLIGHT)),
-            of_miner: BTreeMap::new(),
+            unanswered: BTreeMap::new(),
         };
         let (to_end, ending) = self.ending();
         tokio::select! {
@@ -144,9 +160,8 @@ impl Cycle {
                 // Asked again, because beginning may have taken long.
                 self.turn(id, self.observer.contenders(), to_end);
                 let contenders = self.network.contenders();
-                let hotkeys: BTreeSet<_> = contenders.keys().map(|id| id.hotkey).collect();
-                under_way.of_miner.retain(|hotkey, _| hotkeys.contains(hotkey));
-                if self.network.contenders().is_empty() {
+                under_way.unanswered.retain(|id, _| contenders.contains_key(id));
+                if contenders.is_empty() {
                     self.ends.send_replace(None);
                     continue;
                 }
@@ -227,7 +242,7 @@ impl Cycle {
     ) -> bool {
         let Planned { probes, begins, ends } = planned;
         let mut probes = probes.into_iter();
-        let UnderWay { queries, looks, places, of_miner } = under_way;
+        let UnderWay { queries, looks, places, unanswered } = under_way;
         let look = async {
             sleep_until(ends - lead(self.period)).await;
             while looks.try_join_next().is_some() {}
@@ -240,7 +255,7 @@ impl Cycle {
                 while queries.try_join_next().is_some() {}
                 if let Some(probe) = probes.next() {
                     let late = due.elapsed() > MAX_LATE;
-                    self.send(probe, late, queries, places, of_miner);
+                    self.send(probe, late, queries, places, unanswered);
                 }
             }
         };
@@ -266,7 +281,7 @@ impl Cycle {
         late: bool,
         queries: &mut JoinSet<()>,
         places: &Arc<Semaphore>,
-        of_miner: &mut BTreeMap<Hotkey, Arc<Semaphore>>,
+        unanswered: &mut BTreeMap<ContenderId, Arc<AtomicU32>>,
     ) {
         let Probe { hotkey, task, seed, burst, .. } = probe;
         let id = ContenderId { hotkey, task };
@@ -274,20 +289,26 @@ impl Cycle {
         if burst.is_none() && self.tallies.take_organic(&id) {
             return;
         }
-        let own = of_miner.entry(hotkey).or_insert_with(|| Arc::new(Semaphore::new(MAX_PER_MINER)));
-        let Ok(own) = Arc::clone(own).try_acquire_owned() else {
-            // A miner that leaves so many queries unanswered tells nothing new, and must not take the others' places.
-            if let Some(burst) = burst {
-                self.tallies.skip(&id, burst);
-            }
+        let Some(task) = self.catalogue.task(&id.task) else { return };
+        let own = Arc::clone(unanswered.entry(id.clone()).or_default());
+        let most = most_unanswered(
+            contender.declared.get(),
+            self.period,
+            task.tokens_per_request,
+            task.timeouts.total(),
+        );
+        if own.load(Ordering::Relaxed) >= most {
+            // What can no longer be answered in time is not sent: as good as refused.
+            self.accounts.given_up(id, burst);
             return;
-        };
+        }
         let Some(place) = Arc::clone(places).try_acquire_owned().ok().filter(|_| !late) else {
             self.accounts.not_sent(id, burst);
             return;
         };
         let (asker, accounts) = (self.asker.clone(), Arc::clone(&self.accounts));
         let catalogue = Arc::clone(&self.catalogue);
+        let own = Unanswered::one_more(own);
         queries.spawn(async move {
             let Some(task) = catalogue.task(&id.task) else { return };
             let mut rng = ChaCha12Rng::seed_from_u64(seed);

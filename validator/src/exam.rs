@@ -81,6 +81,8 @@ pub struct Promise {
     pub volume: f64,
     /// Length of the period.
     pub seconds: f64,
+    /// The time that one request of the burst takes at the promised rate.
+    pub per_request: Duration,
 }
 
 /// The bursts of one contender that are not over, and what is needed to evaluate them.
@@ -136,7 +138,16 @@ impl Exams {
                     self.records.pop_front();
                 }
             }
-            self.records.push_back(*asked);
+            let mut record = *asked;
+            if let Some(burst) = asked.burst.and_then(|name| self.bursts.get(&name)) {
+                // Who refuses at once would otherwise seem to have nothing to do, and could take turns with a neighbour
+                // on the same hardware.
+                if asked.units <= 0.0 {
+                    let due = asked.started.saturating_add(burst.promise.per_request);
+                    record.ended = record.ended.max(due);
+                }
+            }
+            self.records.push_back(record);
         }
         for burst in self.bursts.values_mut().filter(|burst| burst.left == 0) {
             if asked.started <= burst.ended {
@@ -155,14 +166,6 @@ impl Exams {
     /// A request that was sent came to nothing that counts.
     pub fn release(&mut self) -> Vec<f64> {
         self.under_way = self.under_way.saturating_sub(1);
-        self.close_what_is_over()
-    }
-
-    /// A planned request of a burst will not be sent.
-    pub fn skip(&mut self, burst: u32) -> Vec<f64> {
-        if let Some(burst) = self.bursts.get_mut(&burst) {
-            burst.one_less(self.under_way);
-        }
         self.close_what_is_over()
     }
 
@@ -192,7 +195,7 @@ impl Exams {
             .into_iter()
             .filter(|(_, burst)| !burst.void)
             .filter_map(|(name, burst)| {
-                let Promise { volume, seconds } = burst.promise;
+                let Promise { volume, seconds, .. } = burst.promise;
                 let shown = shown_rate(records, name)? * seconds;
                 (!shown.is_nan()).then(|| shown.min(volume).max(0.0))
             })
@@ -227,7 +230,8 @@ mod tests {
         Asked { started, ended, units, burst }
     }
 
-    const PROMISE: Promise = Promise { volume: 1_000.0, seconds: 100.0 };
+    const PROMISE: Promise =
+        Promise { volume: 1_000.0, seconds: 100.0, per_request: Duration::from_secs(1) };
 
     #[test]
     fn a_rate_is_units_per_second_of_busy_time() {
@@ -270,11 +274,28 @@ mod tests {
         exams.plan(7, 3, PROMISE);
         exams.sent();
         exams.sent();
+        exams.sent();
         assert!(exams.settle(&asked(0, 2_000, 4.0, Some(7)), false).is_empty());
         assert!(exams.settle(&asked(0, 4_000, 4.0, Some(7)), false).is_empty());
         // 8 units in 4 s, and a period of 100 s.
-        assert_eq!(exams.skip(7), [200.0]);
+        assert_eq!(exams.settle(&asked(3_000, 3_000, 0.0, Some(7)), false), [200.0]);
         assert!(exams.is_idle());
+    }
+
+    #[test]
+    fn who_refuses_while_it_has_nothing_to_do_shows_what_it_serves_of_the_whole_burst() {
+        let mut exams = Exams::default();
+        exams.plan(1, 4, PROMISE);
+        let mut shown = Vec::new();
+        // Two of four requests, a second apart, are answered within their second; the others are refused at once.
+        for (second, units) in [(0, 10.0), (1, 0.0), (2, 10.0), (3, 0.0)] {
+            exams.sent();
+            let ended = if units > 0.0 { 1_000 } else { 1 };
+            shown.extend(
+                exams.settle(&asked(second * 1_000, second * 1_000 + ended, units, Some(1)), false),
+            );
+        }
+        assert_eq!(shown, [500.0]);
     }
 
     #[test]
@@ -420,13 +441,8 @@ mod tests {
                 let name = which.index(left.len());
                 let burst = (left[name] > 0).then_some(name as u32);
                 left[name] = left[name].saturating_sub(1);
-                match (what, burst) {
-                    (0, Some(burst)) => shown.extend(exams.skip(burst)),
-                    _ => {
-                        exams.sent();
-                        shown.extend(exams.settle(&Asked { burst, ..asked }, what == 1));
-                    }
-                }
+                exams.sent();
+                shown.extend(exams.settle(&Asked { burst, ..asked }, what == 1));
             }
             prop_assert!(shown.len() <= sizes.len());
             prop_assert!(shown.iter().all(|shown| (0.0..=PROMISE.volume).contains(shown)));

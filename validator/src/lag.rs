@@ -19,6 +19,13 @@ pub fn is_ours(held_up: Duration, limit: Duration) -> bool {
     held_up > limit / PART_OF_LIMIT
 }
 
+/// Whether an answer that took so long says more about us than about the miner.
+///
+/// A delay shorter than a tick is seen only by chance, so it does not count.
+pub fn distorts(held_up: Duration, took: Duration) -> bool {
+    held_up >= TICK && is_ours(held_up, took)
+}
+
 /// How late the ticks of the last minutes came.
 #[derive(Debug, Default)]
 pub struct Lags(Mutex<Window>);
@@ -59,6 +66,13 @@ impl Lags {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).worst_since(start, Instant::now())
     }
 
+    /// As if the process had just been held up for so long.
+    #[cfg(test)]
+    pub(crate) fn held_up(&self, by: Duration) {
+        let now = Instant::now();
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).tick(now - by, now);
+    }
+
     /// Watches until it is told to stop.
     pub async fn watch(&self, stop: CancellationToken) {
         loop {
@@ -90,6 +104,14 @@ mod tests {
         assert!(!is_ours(ms(500), ms(5_000)));
         assert!(is_ours(ms(501), ms(5_000)));
         assert!(!is_ours(ms(0), ms(0)));
+    }
+
+    #[test]
+    fn a_short_answer_is_not_distorted_by_what_the_ticks_cannot_see() {
+        assert!(!distorts(ms(99), ms(200)));
+        assert!(distorts(ms(100), ms(200)));
+        assert!(!distorts(ms(500), ms(5_000)));
+        assert!(distorts(ms(501), ms(5_000)));
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! What to ask whom during one scoring period. Pure: evidence and randomness in, a schedule out.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use common::{Hotkey, TaskId, Volume};
@@ -23,18 +22,15 @@ pub struct Declared {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Probing {
     /// Pairs of (share of the capacity, weight of that share in the draw). Drawn anew for each period, so that a miner
-    /// cannot know how much will be asked: for queries that come alone for each contender, for bursts once for all that
-    /// are tested together.
+    /// cannot know how much will be asked: for queries that come alone for each contender, for bursts once for all.
     pub shares: Vec<(f64, f64)>,
     /// Every contender is asked at least this often, so that there is evidence even of a tiny capacity.
     pub min_queries: u32,
-    /// And at most this often, which bounds what a period costs the validator.
+    /// And at most this often, which bounds what a period costs the validator. Where a declared capacity would take more
+    /// in a burst, everybody's bursts are shorter.
     pub max_queries: u32,
     /// The part of the queries that come in bursts at the declared rate, `0.0..=1.0`.
     pub burst_share: f64,
-    /// Contenders are tested at the same time as long as their declared rates sum up to no more than this, in units per
-    /// second; past it they are dealt to several groups. It bounds what the validator itself has to carry.
-    pub max_rate: f64,
 }
 
 impl Default for Probing {
@@ -45,7 +41,6 @@ impl Default for Probing {
             min_queries: 3,
             max_queries: 400,
             burst_share: 0.75,
-            max_rate: 20_000.0,
         }
     }
 }
@@ -71,11 +66,10 @@ pub struct Probe {
 /// Plans the probes of a period, in the order of their times.
 ///
 /// Some are sent alone, at independent uniform times: the next one cannot be predicted from the last. The others come
-/// in bursts at the rate that the contender declares, so that one that declares more than it has falls behind. All
-/// contenders of a group have their bursts at the same few moments and for the same time, drawn anew for each period:
-/// hardware that several hotkeys share is asked for everything that they declare on it at once, and none of them finds it
-/// idle because another's burst is shorter. The tasks of one hotkey are always in
-/// one group; hotkeys are dealt to groups at random, so that no two can rely on being tested apart.
+/// in bursts at the rate that the contender declares, so that one that declares more than it has falls behind.
+/// Everybody's bursts start at the same few moments and last equally long, drawn anew for each period: hardware that
+/// several hotkeys share is asked for everything that they declare on it at once, and none of them finds it idle because
+/// another's burst is shorter or at another time. So the validator must be able to take in all declared rates together.
 ///
 /// A burst shows a rate only if it lasts longer than an answer takes. One of few queries, of a small capacity or a
 /// short period, is over before its first answer is; what it shows is then the speed of single answers, less than the
@@ -88,14 +82,13 @@ pub fn schedule(
 ) -> Vec<Probe> {
     let contenders: Vec<_> =
         contenders.iter().filter(|contender| contender.volume.get() > 0.0).collect();
-    let exams = common_exams(&contenders, probing, period, rng);
+    let exam = common_exam(&contenders, probing, rng);
     // Bursts of the last period may still be under way. Names from a random one onwards keep these apart from them.
     let first_name: u32 = rng.random();
     let mut probes = Vec::new();
     for contender in contenders {
-        let exam = exams.get(&contender.hotkey);
-        let (wanted, all) = queries(contender, probing, exam.map_or(0.0, |exam| exam.share), rng);
-        let bursts = bursts(contender, wanted, exam.map_or(&[][..], |exam| &exam.moments));
+        let (wanted, all) = queries(contender, probing, exam.share, rng);
+        let bursts = bursts(contender, wanted, &exam.moments);
         let mut times = Vec::new();
         for burst in &bursts {
             let each = burst.length / f64::from(burst.size);
@@ -118,6 +111,23 @@ pub fn schedule(
     probes.shuffle(rng);
     probes.sort_by_key(|probe| probe.at);
     probes
+}
+
+/// How many synthetic queries a contender may leave unanswered at once: as many as it is sent, at its declared rate,
+/// within the time that an answer may take; at least 64. Who leaves more cannot answer them in time, and must not take
+/// the others' places.
+///
+/// `volume` is what it declares for one `period`.
+pub fn most_unanswered(
+    volume: f64,
+    period: Duration,
+    tokens_per_request: f64,
+    answer_may_take: Duration,
+) -> u32 {
+    let per_second = volume / period.as_secs_f64() / tokens_per_request;
+    let at_once = per_second * answer_may_take.as_secs_f64();
+    // A cast saturates, and turns a NaN into 0.
+    (at_once.ceil() as u32).max(64)
 }
 
 /// How many work units a synthetic query of a task really takes: the median over contenders of what their answers took
@@ -145,58 +155,44 @@ pub fn typical_tokens<'a>(task_default: f64, ended: impl Iterator<Item = &'a Tal
     median.max(task_default / 4.0).min(task_default * 4.0)
 }
 
-/// What the bursts of a group have in common.
+/// What the bursts of all contenders have in common.
 #[derive(Debug, Clone, PartialEq)]
 struct Exam {
-    /// The share of the declared capacity that was drawn.
+    /// The share of the declared capacity that is asked for.
     share: f64,
     /// When bursts start, as parts of the period in order, and the part of their queries that belongs to each.
     moments: Vec<(f64, f64)>,
 }
 
-/// Deals the hotkeys to groups, and draws each group's exam.
-fn common_exams(
-    contenders: &[&Declared],
-    probing: &Probing,
-    period: Duration,
-    rng: &mut impl Rng,
-) -> BTreeMap<Hotkey, Exam> {
-    let mut hotkeys: Vec<_> = contenders
+fn common_exam(contenders: &[&Declared], probing: &Probing, rng: &mut impl Rng) -> Exam {
+    let count = match rng.random::<f64>() {
+        draw if draw < 0.5 => 1,
+        draw if draw < 0.8 => 2,
+        _ => 3,
+    };
+    let mut moments: Vec<f64> = (0..count).map(|_| rng.random()).collect();
+    moments.sort_by(f64::total_cmp);
+    let parts: Vec<f64> = moments.iter().map(|_| 0.5 + rng.random::<f64>()).collect();
+    let sum: f64 = parts.iter().sum();
+    let parts = parts.into_iter().map(|part| part / sum);
+    // What the largest capacity can be asked for within the bound.
+    let fits = contenders
         .iter()
-        .map(|contender| contender.hotkey)
-        .collect::<BTreeSet<_>>()
-        .into_iter()
-        .collect();
-    // Not by size: big ones would always be apart, and two of them could share their hardware unseen.
-    hotkeys.shuffle(rng);
-    let volume: f64 = contenders.iter().map(|contender| contender.volume.get()).sum();
-    // A cast saturates, and turns a NaN into 0.
-    let groups = (volume / period.as_secs_f64() / probing.max_rate).ceil() as usize;
-    let groups: Vec<_> = (0..groups.clamp(1, hotkeys.len().max(1)))
-        .map(|_| {
-            let count = match rng.random::<f64>() {
-                draw if draw < 0.5 => 1,
-                draw if draw < 0.8 => 2,
-                _ => 3,
-            };
-            let mut moments: Vec<f64> = (0..count).map(|_| rng.random()).collect();
-            moments.sort_by(f64::total_cmp);
-            let parts: Vec<f64> = moments.iter().map(|_| 0.5 + rng.random::<f64>()).collect();
-            let sum: f64 = parts.iter().sum();
-            let parts = parts.into_iter().map(|part| part / sum);
-            Exam {
-                share: drawn_share(&probing.shares, rng),
-                moments: moments.into_iter().zip(parts).collect(),
-            }
+        .map(|contender| {
+            f64::from(probing.max_queries) * contender.tokens_per_request / contender.volume.get()
         })
-        .collect();
-    hotkeys.into_iter().zip(groups.iter().cycle().cloned()).collect()
+        .filter(|fits| *fits >= 0.0)
+        .fold(f64::INFINITY, f64::min);
+    Exam {
+        share: drawn_share(&probing.shares, rng).min(fits),
+        moments: moments.into_iter().zip(parts).collect(),
+    }
 }
 
 /// Queries at the declared rate. Times are parts of the period.
 #[derive(Debug)]
 struct Burst {
-    /// Which of the group's moments.
+    /// Which of the moments.
     moment: u32,
     size: u32,
     start: f64,
@@ -251,12 +247,14 @@ fn queries(contender: &Declared, probing: &Probing, share: f64, rng: &mut impl R
     let alone = per_share
         * (probing.burst_share * (share - LONGEST).max(0.0)
             + (1.0 - probing.burst_share) * drawn_share(&probing.shares, rng));
+    let wanted = in_bursts + alone;
     // A cast saturates, and turns a NaN into 0.
-    let all = ((in_bursts + alone).round() as u32)
+    let all = (wanted.round() as u32)
         .clamp(probing.min_queries, probing.max_queries.max(probing.min_queries));
-    let part = in_bursts / (in_bursts + alone);
-    let part = if part.is_finite() { part.clamp(0.0, 1.0) } else { 0.0 };
-    ((f64::from(all) * part).round() as u32, all)
+    // What is more than was wanted is more of both; what is less is less of those that come alone.
+    let more = (f64::from(all) / wanted).max(1.0);
+    let in_bursts = if more.is_finite() { in_bursts * more } else { 0.0 };
+    ((in_bursts.round() as u32).min(all), all)
 }
 
 fn drawn_share(shares: &[(f64, f64)], rng: &mut impl Rng) -> f64 {
@@ -273,6 +271,8 @@ fn drawn_share(shares: &[(f64, f64)], rng: &mut impl Rng) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
     use proptest::prelude::*;
     use rand::SeedableRng;
     use rand_chacha::ChaCha12Rng;
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn all_contenders_of_a_group_are_tested_at_the_same_moments() {
+    fn all_contenders_are_tested_at_the_same_moments() {
         let contenders: Vec<_> = (0..20).map(|name| contender(name, 60_000.0)).collect();
         let probing = Probing { shares: vec![(0.05, 1.0)], ..Probing::default() };
         let mut rng = ChaCha12Rng::seed_from_u64(4);
@@ -371,40 +371,13 @@ mod tests {
     }
 
     #[test]
-    fn the_tasks_of_a_hotkey_stay_together_and_hotkeys_are_dealt_to_groups_anew() {
-        let contenders: Vec<_> = (0..40)
-            .map(|at: u8| Declared {
-                task: format!("task-{}", at % 2).parse().unwrap(),
-                ..contender(at / 2, 600.0)
-            })
-            .collect();
-        // 240 units a second.
-        let contenders: Vec<_> = contenders.iter().collect();
-        let mut rng = ChaCha12Rng::seed_from_u64(5);
-        let mut together = 0;
-        for _ in 0..400 {
-            let probing = Probing { max_rate: 60.0, ..Probing::default() };
-            let exams = common_exams(&contenders, &probing, PERIOD, &mut rng);
-            let groups: BTreeSet<_> =
-                exams.values().map(|exam| exam.moments[0].0.to_bits()).collect();
-            assert_eq!(exams.len(), 20);
-            assert_eq!(groups.len(), 4);
-            let of = |name: u8| &exams[&Hotkey::from_bytes([name; 32])];
-            together += usize::from(of(1) == of(2));
-        }
-        // 4 of the other 19 places.
-        assert!((50..120).contains(&together), "{together}");
-        let probing = Probing { max_rate: f64::NAN, ..Probing::default() };
-        assert_eq!(common_exams(&contenders, &probing, PERIOD, &mut rng).len(), 20);
-    }
-
-    #[test]
-    fn bursts_of_a_group_last_equally_long_whatever_was_declared() {
+    fn bursts_last_equally_long_whatever_was_declared() {
         let contenders =
             [contender(1, 600_000.0), contender(2, 600_000.0), contender(3, 200_000.0)];
         for seed in 0..100 {
             let mut rng = ChaCha12Rng::seed_from_u64(seed);
-            let probing = Probing { max_queries: 10_000, ..Probing::default() };
+            // Those that declare most would be asked up to 900 times.
+            let probing = Probing { max_queries: 400, ..Probing::default() };
             let probes = schedule(&contenders, &probing, PERIOD, &mut rng);
             let mut lengths: BTreeMap<u32, Vec<f64>> = BTreeMap::new();
             for ((hotkey, _, name), times) in bursts_of(&probes) {
@@ -426,6 +399,14 @@ mod tests {
         let probes = schedule(&[contender(1, 600_000.0)], &probing, PERIOD, &mut rng);
         assert_eq!(probes.len(), 8_000);
         assert_eq!(probes.iter().filter(|probe| probe.burst.is_some()).count(), 900);
+    }
+
+    #[test]
+    fn a_large_contender_may_leave_more_unanswered() {
+        let of = |volume| most_unanswered(volume, PERIOD, 60.0, Duration::from_secs(30));
+        assert_eq!(of(100.0), 64);
+        // A thousand queries per second.
+        assert_eq!(of(6_000_000.0), 30_000);
     }
 
     #[test]
@@ -471,13 +452,11 @@ mod tests {
         #[test]
         fn a_schedule_is_total(
             volume in prop::num::f64::POSITIVE, tokens_per_request in prop::num::f64::ANY,
-            burst_share in prop::num::f64::ANY, max_rate in prop::num::f64::ANY,
-            seconds: u64, seed: u64,
+            burst_share in prop::num::f64::ANY, seconds: u64, seed: u64,
         ) {
             let Ok(volume) = volume.abs().try_into() else { return Ok(()) };
             let contender = Declared { volume, tokens_per_request, ..contender(1, 1.0) };
-            let probing =
-                Probing { burst_share, max_rate, max_queries: 20, ..Probing::default() };
+            let probing = Probing { burst_share, max_queries: 20, ..Probing::default() };
             let period = Duration::from_secs(seconds);
             let mut rng = ChaCha12Rng::seed_from_u64(seed);
             let probes = schedule(&[contender], &probing, period, &mut rng);

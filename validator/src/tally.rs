@@ -290,29 +290,27 @@ impl Tallies {
         });
     }
 
-    /// A probe that was planned as part of a burst is not sent, the miner being to blame: it leaves too much
-    /// unanswered.
-    ///
-    /// What is left of the burst still counts. If we are to blame, settle the probe as [`What::Void`] instead, with no
-    /// tokens: a burst that we thinned out shows less than the miner can do.
-    pub fn skip(&self, id: &ContenderId, burst: u32) {
-        self.lock().work_on(id, |work| work.exams.skip(burst));
-    }
-
-    /// Says which bursts will come in the period that has just begun. Each of their probes has to be settled or
-    /// skipped; one that is forgotten keeps its burst open until the end of the next period.
+    /// Says which bursts will come in the period that has just begun. Each of their probes has to be settled, one that is
+    /// not sent by our own fault as [`What::Void`]; one that is forgotten keeps its burst open until the end of the next
+    /// period.
     pub fn plan_bursts(&self, probes: &[Probe]) {
-        let mut sizes: BTreeMap<(ContenderId, u32), u32> = BTreeMap::new();
-        for Probe { hotkey, task, burst, .. } in probes {
+        let mut times: BTreeMap<(ContenderId, u32), Vec<Duration>> = BTreeMap::new();
+        for Probe { at, hotkey, task, burst, .. } in probes {
             let Some(burst) = *burst else { continue };
             let id = ContenderId { hotkey: *hotkey, task: task.clone() };
-            let size = sizes.entry((id, burst)).or_default();
-            *size = size.saturating_add(1);
+            times.entry((id, burst)).or_default().push(*at);
         }
         let mut open = self.lock();
-        for ((id, burst), size) in sizes {
+        for ((id, burst), times) in times {
             let Some(tally) = open.tallies.get(&id) else { continue };
-            let promise = Promise { volume: tally.declared, seconds: open.seconds };
+            let size = u32::try_from(times.len()).unwrap_or(u32::MAX);
+            let first = times.iter().min().copied().unwrap_or_default();
+            let last = times.iter().max().copied().unwrap_or_default();
+            let promise = Promise {
+                volume: tally.declared,
+                seconds: open.seconds,
+                per_request: last.saturating_sub(first) / size.saturating_sub(1).max(1),
+            };
             open.work.entry(id).or_default().exams.plan(burst, size, promise);
         }
     }

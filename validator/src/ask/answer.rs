@@ -12,6 +12,7 @@ use tokio::time::timeout_at;
 
 use super::outcome::{Failure, Outcome, Served, Trouble, whose};
 use super::{Query, Timeouts, Watch, plain};
+use crate::lag::distorts;
 use crate::sse::{EventData, Events};
 
 /// What a stream may hold besides [`BYTES_PER_TOKEN`] for each token: chunks without text and the receipt's frame.
@@ -99,7 +100,7 @@ impl AnswerStream {
         let part = match timeout_at(self.watch.started + limit, self.bytes.next()).await {
             Err(_) => return Err(self.watch.ran_out(limit, overdue)),
             Ok(None) => return Ok(false),
-            Ok(Some(Err(error))) => return Err(whose(&error, Failure::Broken)),
+            Ok(Some(Err(error))) => return Err(whose(&error, &self.query.url, Failure::Broken)),
             Ok(Some(Ok(part))) => part,
         };
         // A miner that always has one more byte ready would never let the timer above be looked at.
@@ -143,6 +144,7 @@ impl AnswerStream {
             return Outcome::Failed(Failure::Broken("it was not read to its end".to_owned()));
         }
         let total = self.watch.started.elapsed();
+        let held_up = self.watch.lags.worst_since(self.watch.started);
         let Some(receipt) = self.receipt else { return Outcome::Failed(Failure::NoReceipt) };
         let generated = &receipt.generated;
         let foreign = if generated.task != self.query.task {
@@ -176,6 +178,70 @@ impl AnswerStream {
             text: self.text,
             total,
             receipt,
+            distorted: distorts(held_up, total),
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use common::Keypair;
+    use common::generation::FinishReason;
+    use common::openai::Kind;
+    use common::receipt::{Generated, Timings};
+    use serde_json::json;
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::lag::Lags;
+
+    /// A whole answer, during which this process was held up.
+    async fn served(held_up: Option<Duration>) -> Box<Served> {
+        let bob = Keypair::development("Bob");
+        let generated = Generated {
+            task: "chat-demo".parse().unwrap(),
+            request_digest: request_digest(b"{}"),
+            prompt_tokens: 1,
+            tokens: vec![1],
+            logprobs: vec![-0.1],
+            finish_reason: FinishReason::Stop,
+            timings: Timings::default(),
+        };
+        let text = json!({"choices": [{"delta": {"content": "hi"}}]});
+        let last = json!({"choices": [], "receipt": generated.sign(&bob)});
+        let body = format!("data: {text}\n\ndata: {last}\n\ndata: [DONE]\n\n");
+        let query = Query {
+            miner: bob.hotkey(),
+            url: "http://127.0.0.1:9".parse().unwrap(),
+            task: generated.task.clone(),
+            kind: Kind::Chat,
+            body: "{}".to_owned(),
+            max_tokens: 8,
+            timeouts: Timeouts {
+                first_token: Duration::from_secs(60),
+                total: Duration::from_secs(60),
+            },
+            cut_short: false,
+        };
+        let lags = Arc::new(Lags::default());
+        let watch =
+            Watch { started: Instant::now(), cut_short: false, lags: Arc::clone(&lags) };
+        let response = axum::http::Response::new(body);
+        let mut stream = AnswerStream::new(response.into(), query, watch);
+        while stream.next().await.unwrap().is_some() {
+            held_up.into_iter().for_each(|by| lags.held_up(by));
+        }
+        match stream.finish() {
+            Outcome::Served(served) => served,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_during_which_we_were_held_up_says_so() {
+        assert!(!served(None).await.distorted);
+        assert!(served(Some(Duration::from_secs(40))).await.distorted);
     }
 }

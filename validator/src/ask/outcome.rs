@@ -1,10 +1,12 @@
 //! What can become of a query, and whose doing it is.
 
 use std::error::Error;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::time::Duration;
 use std::{fmt, io};
 
 use common::receipt::Receipt;
+use url::{Host, Url};
 
 use crate::tally::FailureKind;
 
@@ -17,6 +19,8 @@ pub struct Served {
     /// The mean time at which the text arrived, each byte counting alike, from when the request was sent.
     pub mean_arrival: Duration,
     pub total: Duration,
+    /// This process was held up for so long meanwhile that the times say more about it than about the miner.
+    pub distorted: bool,
 }
 
 impl Served {
@@ -126,7 +130,7 @@ pub enum Ours {
     Network(String),
     /// The process was held up for so long in one go.
     Stalled(Duration),
-    /// It was not sent: too many of our queries are under way.
+    /// It was not sent: too many of our queries are under way, or we came to it far too late.
     Crowded,
 }
 
@@ -138,7 +142,7 @@ impl fmt::Display for Ours {
             Self::Stalled(held_up) => {
                 write!(f, "was not listened to, because this process was held up for {held_up:?}")
             }
-            Self::Crowded => write!(f, "was not asked, because too many queries are under way"),
+            Self::Crowded => write!(f, "was not asked, because we have too much to do"),
         }
     }
 }
@@ -208,38 +212,66 @@ impl From<NotOpened> for Outcome {
 /// What an error of the HTTP client means; `else_theirs` makes it the miner's if it is not ours.
 pub(super) fn whose(
     error: &(dyn Error + 'static),
+    miner: &Url,
     else_theirs: impl FnOnce(String) -> Failure,
 ) -> Trouble {
     let why = root_cause(error);
-    if is_our_network(error) { Trouble::Ours(Ours::Network(why)) } else { else_theirs(why).into() }
+    let ours = match suspect(error) {
+        Suspect::We => true,
+        Suspect::Either => !has_route(miner),
+        Suspect::They => false,
+    };
+    if ours { Trouble::Ours(Ours::Network(why)) } else { else_theirs(why).into() }
 }
 
-/// Whether our own machine could not do it: no sockets, no memory for them, no network, no address, or forbidden.
-fn is_our_network(error: &(dyn Error + 'static)) -> bool {
-    // ENFILE, EMFILE and Linux's ENOBUFS have no kind of their own.
-    const NO_SOCKETS: [i32; 3] = [23, 24, 105];
-    const KINDS: [io::ErrorKind; 5] = [
-        io::ErrorKind::NetworkDown,
-        io::ErrorKind::NetworkUnreachable,
-        io::ErrorKind::AddrNotAvailable,
-        io::ErrorKind::OutOfMemory,
-        io::ErrorKind::PermissionDenied,
-    ];
+/// Who may have caused an error of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Suspect {
+    /// Our own machine could not do it: no sockets, no memory for them, no network, no address, or our own packet filter.
+    We,
+    /// No way to the miner: our routes say so, or a message from its side, which any firewall can send.
+    Either,
+    They,
+}
+
+fn suspect(error: &(dyn Error + 'static)) -> Suspect {
+    // ENFILE, EMFILE and Linux's ENOBUFS have no kind of their own. EPERM shares one with EACCES, but nothing that comes
+    // from outside turns into it.
+    const CODES: [i32; 4] = [1, 23, 24, 105];
+    const KINDS: [io::ErrorKind; 3] =
+        [io::ErrorKind::NetworkDown, io::ErrorKind::AddrNotAvailable, io::ErrorKind::OutOfMemory];
     let mut cause = Some(error);
     while let Some(error) = cause {
         if let Some(error) = error.downcast_ref::<io::Error>() {
-            // An io error may wrap another one, which is not among the sources.
-            return error.get_ref().map_or_else(
-                || {
-                    KINDS.contains(&error.kind())
-                        || error.raw_os_error().is_some_and(|code| NO_SOCKETS.contains(&code))
-                },
-                |inner| is_our_network(inner),
-            );
+            if let Some(inner) = error.get_ref() {
+                // An io error may wrap another one, which is not among the sources.
+                return suspect(inner);
+            }
+            let kind = error.kind();
+            let ours = error.raw_os_error().is_some_and(|code| CODES.contains(&code));
+            return match kind {
+                _ if ours || KINDS.contains(&kind) => Suspect::We,
+                io::ErrorKind::NetworkUnreachable | io::ErrorKind::PermissionDenied => {
+                    Suspect::Either
+                }
+                _ => Suspect::They,
+            };
         }
         cause = error.source();
     }
-    false
+    Suspect::They
+}
+
+/// Whether this machine knows a way to the miner. Connecting a UDP socket looks it up and sends nothing, so the miner has
+/// no say in it. False for a name, which no miner has: only addresses are on chain.
+fn has_route(miner: &Url) -> bool {
+    let (to, any) = match miner.host() {
+        Some(Host::Ipv4(ip)) => (IpAddr::V4(ip), IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+        Some(Host::Ipv6(ip)) => (IpAddr::V6(ip), IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
+        Some(Host::Domain(_)) | None => return false,
+    };
+    let port = miner.port_or_known_default().unwrap_or(80);
+    UdpSocket::bind((any, 0)).and_then(|socket| socket.connect((to, port))).is_ok()
 }
 
 /// The innermost message of an error: reqwest's outer one only repeats the address.
@@ -271,7 +303,14 @@ mod tests {
         };
         let receipt = generated.sign(&Keypair::development("Bob"));
         let text = String::new();
-        Served { text, receipt, first_token: mean_arrival, mean_arrival, total: mean_arrival }
+        Served {
+            text,
+            receipt,
+            first_token: mean_arrival,
+            mean_arrival,
+            total: mean_arrival,
+            distorted: false,
+        }
     }
 
     #[test]
@@ -302,22 +341,42 @@ mod tests {
         }
     }
 
+    /// There is always a way to this machine itself, and never one for a plain socket to everybody in the network.
+    const REACHABLE: [&str; 2] = ["http://127.0.0.1:9", "http://127.0.0.1"];
+    const NO_ROUTE: &str = "http://255.255.255.255:9";
+
     fn blamed(error: io::Error) -> FailureKind {
-        match whose(&Outer(error), Failure::Unreachable) {
+        match whose(&Outer(error), &REACHABLE[0].parse().unwrap(), Failure::Unreachable) {
             Trouble::Theirs(failure) => failure.kind(),
             Trouble::Ours(ours) => panic!("{ours}"),
         }
     }
 
-    fn excused(error: io::Error) {
-        let trouble = whose(&Outer(error), Failure::Unreachable);
+    fn excused_at(miner: &str, error: io::Error) {
+        let trouble = whose(&Outer(error), &miner.parse().unwrap(), Failure::Unreachable);
         assert!(matches!(trouble, Trouble::Ours(Ours::Network(_))), "{trouble}");
+    }
+
+    fn excused(error: io::Error) {
+        excused_at(REACHABLE[0], error);
+    }
+
+    #[test]
+    fn a_miners_firewall_cannot_make_its_absence_look_like_ours() {
+        assert!(REACHABLE.iter().all(|url| has_route(&url.parse().unwrap())));
+        assert!(!has_route(&NO_ROUTE.parse().unwrap()));
+        // Network unreachable and EACCES, which ICMP messages turn into.
+        for code in [101, 13] {
+            assert_eq!(blamed(io::Error::from_raw_os_error(code)), FailureKind::Unreachable);
+            excused_at(NO_ROUTE, io::Error::from_raw_os_error(code));
+        }
     }
 
     #[test]
     fn what_our_own_machine_cannot_do_is_not_blamed_on_miners() {
-        // Too many files in the system, in the process, network down, unreachable, address not available.
-        for code in [23, 24, 99, 100, 101, 105] {
+        // Our packet filter, too many files in the system, in the process, address not available, network down, no
+        // buffers.
+        for code in [1, 23, 24, 99, 100, 105] {
             excused(io::Error::from_raw_os_error(code));
         }
         excused(io::Error::other(io::Error::from_raw_os_error(24)));

@@ -135,9 +135,9 @@ fn field(volumes: Option<&BTreeMap<Hotkey, f64>>, share_exponent: f64) -> TaskFi
 /// The mean before the rules' exponent.
 fn mean_quality(rules: &Rules, factors: &Factors) -> Option<f64> {
     match (rules, factors) {
-        (Rules::Touchstone(parameters), Factors::Touchstone(factors)) => {
-            let quality = factors.summary.quality.map(Score::get)?;
-            Some(quality.powf(1.0 / parameters.quality_exponent))
+        (Rules::Touchstone(_), Factors::Touchstone(factors)) => {
+            let summary = &factors.summary;
+            (summary.checked > 0.0).then(|| summary.quality_sum / summary.checked)
         }
         // There each answer's quality has an exponent, and then the mean.
         (Rules::Subnet19(parameters), Factors::Subnet19(factors)) => {

@@ -144,13 +144,20 @@ fn touchstone_volume(
     of_task: &impl Fn(&str) -> String,
 ) -> Result<f64, Difference> {
     let summary = &factors.summary;
+    let part = |of: f64, whole: f64| if whole > 0.0 { amount(of / whole) } else { 0.0 };
+    let mean = Score::clamped(part(summary.quality_sum, summary.checked)).get();
+    let quality = if summary.checked > 0.0 { mean.powf(parameters.quality_exponent) } else { 0.0 };
+    same(of_task("the quality"), summary.quality.map_or(0.0, Score::get), quality)?;
+    let presence = part(summary.seconds, summary.observed).min(1.0);
+    same(of_task("the presence"), summary.presence.get(), presence)?;
+
     let asked = summary.served + summary.refusal_cost + parameters.failure_cost * summary.failed;
     let answered = if asked > 0.0 { Score::clamped(summary.served / asked).get() } else { 0.0 };
     let reliability = answered.powf(parameters.reliability_exponent);
     same(of_task("the reliability"), summary.reliability.get(), reliability)?;
 
     let certain = summary.shown - parameters.confidence * summary.error;
-    let proven = summary.capacity.min(amount(certain).max(summary.used));
+    let proven = summary.capacity.min(summary.usual).min(amount(certain).max(summary.used));
     // What is left of two large numbers is as uncertain as they are.
     let scale = summary.shown.abs().max(summary.error.abs());
     same_within(of_task("the proven volume"), summary.proven, proven, scale)?;

@@ -15,7 +15,7 @@ use super::backend::{Backend, Hardware, Left};
 use super::ledger::{Checked, Ledger};
 use super::strategy::{Admits, Miner, Sends, Variant, Writes};
 use super::{PERIODS_PER_WEIGHTS, Setting};
-use crate::plan::{Declared, Probe, Probing, schedule, typical_tokens};
+use crate::plan::{Declared, Probe, Probing, most_unanswered, schedule, typical_tokens};
 use crate::routing::{Candidate, Route, Router};
 use crate::scoring::{Rules, Scores};
 use crate::store::PeriodId;
@@ -24,8 +24,6 @@ use crate::tally::{ContenderId, FailureKind, Settled, Tallies, Tally, What};
 
 /// How many miners a user's request is sent to at most, the next one after a refusal.
 const TRIES: usize = 3;
-/// Synthetic queries under way at once to one miner, as in a running validator.
-const MAX_PER_MINER: u32 = 64;
 
 /// What happens next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -290,10 +288,19 @@ impl<'a> World<'a> {
         let Some(at) = self.contenders.iter().position(|own| own.id.hotkey == probe.hotkey) else {
             return;
         };
-        if self.contenders[at].under_way >= MAX_PER_MINER {
-            if let Some(burst) = probe.burst {
-                self.tallies.skip(&self.contenders[at].id, burst);
-            }
+        let id = &self.contenders[at].id;
+        if probe.burst.is_none() && self.tallies.take_organic(id) {
+            return;
+        }
+        let setting = self.setting;
+        let most = most_unanswered(
+            self.contenders[at].miner.declared,
+            setting.period,
+            setting.tokens_per_request,
+            Duration::from_secs_f64(setting.total_s),
+        );
+        if self.contenders[at].under_way >= most {
+            self.refused(now, at, false, probe.burst, 0);
             return;
         }
         let (max_tokens, tokens) = self.drawn_tokens();
@@ -308,6 +315,22 @@ impl<'a> World<'a> {
                 break;
             }
         }
+    }
+
+    /// A request that is refused, or not sent because the miner leaves too many unanswered.
+    fn refused(&mut self, now: f64, at: usize, organic: bool, burst: Option<u32>, max_tokens: u32) {
+        let id = &self.contenders[at].id;
+        let at_once = Duration::from_secs_f64(now);
+        self.tallies.under_way(id, max_tokens);
+        let settled = Settled {
+            organic,
+            burst,
+            max_tokens,
+            started: at_once,
+            ended: at_once,
+            what: What::Refused,
+        };
+        self.tallies.settle(id, &settled);
     }
 
     /// Returns whether the miner accepts.
@@ -332,7 +355,6 @@ impl<'a> World<'a> {
         let Some(backend) = idlest else { return false };
         let busy = self.backends[backend].load() >= 1.0;
         let conduct = contender.miner.conduct;
-        self.tallies.under_way(&contender.id, max_tokens);
         let admitted = match conduct.admits {
             Admits::All => true,
             Admits::InTime => self.backends[backend].load() < 2.0,
@@ -345,18 +367,7 @@ impl<'a> World<'a> {
             Admits::Part(part) => self.answering.random::<f64>() < part,
         };
         if !admitted {
-            let at_once = Duration::from_secs_f64(now);
-            self.tallies.settle(
-                &contender.id,
-                &Settled {
-                    organic,
-                    burst,
-                    max_tokens,
-                    started: at_once,
-                    ended: at_once,
-                    what: What::Refused,
-                },
-            );
+            self.refused(now, at, organic, burst, max_tokens);
             return false;
         }
         let cheap = match conduct.writes {
@@ -369,6 +380,7 @@ impl<'a> World<'a> {
         let quality =
             if cheap.is_some() { 0.0 } else { 1.0 - 0.005 * self.answering.random::<f64>() };
         let begins = now + self.backends[backend].prefill() * ease;
+        self.tallies.under_way(&contender.id, max_tokens);
         contender.under_way += 1;
         self.backends[backend].waiting += 1;
         let request = Request {

@@ -6,7 +6,7 @@ use super::{Store, StoreError, failed};
 /// Times in Unix milliseconds; what is older is deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retain {
-    /// Periods with their tallies, by their ends.
+    /// Tallies of periods, by the periods' ends.
     pub periods_ms: i64,
     /// Verdicts, and which weights were set.
     pub verdicts_ms: i64,
@@ -24,12 +24,18 @@ const WEIGHTS: &str =
     "DELETE FROM weights_set WHERE at_ms < $1 AND id < (SELECT MAX(id) FROM weights_set)";
 const SCORINGS: &str = "DELETE FROM scorings WHERE id IN
     (SELECT id FROM scorings
-     WHERE NOT EXISTS (SELECT 1 FROM weights_set WHERE weights_set.scoring = scorings.id)
+     WHERE NOT EXISTS (
+         SELECT 1 FROM (SELECT scoring FROM weights_set ORDER BY id DESC LIMIT 10) AS newest
+         WHERE newest.scoring = scorings.id)
      ORDER BY id DESC LIMIT 1 OFFSET 3)";
-const PERIODS: &str = "DELETE FROM periods WHERE id =
+const PERIODS: &str = "DELETE FROM periods WHERE id IN
     (SELECT id FROM periods WHERE ended_ms < $1 AND id < (SELECT MAX(id) FROM periods)
+     ORDER BY ended_ms LIMIT 100)";
+const TALLIES: &str = "DELETE FROM tallies WHERE period =
+    (SELECT id FROM periods WHERE ended_ms < $1
+     AND EXISTS (SELECT 1 FROM tallies AS kept WHERE kept.period = periods.id)
      ORDER BY ended_ms LIMIT 1)
-    RETURNING ended_ms";
+    RETURNING (SELECT ended_ms FROM periods WHERE periods.id = tallies.period)";
 const VERDICTS: &str = "DELETE FROM verdicts WHERE id IN
     (SELECT id FROM verdicts WHERE at_ms < $1 ORDER BY at_ms LIMIT 1000)
     RETURNING COALESCE((SELECT ended_ms FROM periods WHERE periods.id = verdicts.period), 0)";
@@ -38,8 +44,8 @@ impl Store {
     /// Deletes what is older than these times. To be called after [`Store::refresh`], which does not sum up what is gone.
     ///
     /// The open period stays, the newest period, so that its number is not used again, and the newest weights, so that they
-    /// are not set before they are due. Of the results of scoring those stay that kept weights were derived from, and the
-    /// newest three others.
+    /// are not set before they are due. Of the results of scoring those stay that the newest ten weights were derived from,
+    /// and the newest three others.
     ///
     /// # Errors
     /// If the database fails; the rest is done the next time.
@@ -55,10 +61,13 @@ impl Store {
         for (statement, values) in bounded {
             while self.database.execute(statement, values).await.map_err(&failed)? > 0 {}
         }
-        for (statement, before_ms) in [(PERIODS, retain.periods_ms), (VERDICTS, retain.verdicts_ms)]
+        for (statement, before_ms) in [(TALLIES, retain.periods_ms), (VERDICTS, retain.verdicts_ms)]
         {
             while self.delete_sources(statement, before_ms).await.map_err(&failed)? {}
         }
+        // As long as sums of their tallies are kept: presence is measured by the validator's own time.
+        let before_ms = retain.periods_ms.min(retain.stretches_ms);
+        while self.database.execute(PERIODS, values![before_ms]).await.map_err(&failed)? > 0 {}
         Ok(())
     }
 

@@ -136,7 +136,8 @@ fn a_finished_burst_is_an_exam_of_the_period_then_open() {
     tallies.settle(&id(1), &answer);
     assert_eq!(tallies.snapshot()[&id(1)].exams, 0);
     tallies.take_changed();
-    tallies.skip(&id(1), 7);
+    tallies.under_way(&id(1), 0);
+    tallies.settle(&id(1), &Settled { burst: Some(7), ..settled(What::Refused) });
     let tally = tallies.take_changed().unwrap().1[&id(1)];
     // 4 units in 1 s of a period of 100 s.
     assert_eq!((tally.exams, tally.shown, tally.shown_squared), (1, 400.0, 160_000.0));

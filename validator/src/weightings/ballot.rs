@@ -107,7 +107,7 @@ impl Ballot {
 /// The stake-weighted mean of `votes` over `tasks`, if those with a say have voted with at least `quorum` of `all_stake`.
 ///
 /// Each vote is a stake and a ballot. A ballot gives nothing to tasks that it does not name; what ballots give to tasks that
-/// are not in `tasks` is ignored. Votes whose stake is no number above 0 are not counted.
+/// are not in `tasks` is ignored and does not count towards the quorum. Votes whose stake is no number above 0 are not counted.
 pub fn tally_votes<'a>(
     tasks: impl IntoIterator<Item = &'a TaskId>,
     votes: &[(f64, Ballot)],
@@ -132,8 +132,10 @@ pub fn tally_votes<'a>(
         })
         .collect();
     let total: f64 = given.values().sum();
-    // What is left may be so small that dividing by it loses all digits.
-    if total < f64::MIN_POSITIVE {
+    // What is given to tasks of another catalogue is no vote on this one. What is left may be so small that dividing by it
+    // loses all digits.
+    let voted = voted * total.min(1.0);
+    if total < f64::MIN_POSITIVE || voted < quorum {
         return None;
     }
     let weights = given.into_iter().map(|(task, given)| (task, given / total)).collect();

@@ -67,11 +67,13 @@ fn touchstone(
         out,
         "(answers / (answers + cost of refusals + failure_cost * failures)) ^reliability_exponent",
     )?;
-    let how = "part of this validator's time in which it was there to be asked";
-    line(out, "presence", summary.presence.get(), how)?;
+    let how = format!("{} / {}", number(summary.seconds), number(summary.observed));
+    line(out, "presence", summary.presence.get(), &how)?;
+    more(out, "seconds in which it was there to be asked / of this validator's time")?;
     let how = format!(
-        "min({}, max({} - {} * {}, {}))",
+        "min({}, {}, max({} - {} * {}, {}))",
         number(summary.capacity),
+        number(summary.usual),
         number(summary.shown),
         number(parameters.confidence),
         number(summary.error),
@@ -79,7 +81,7 @@ fn touchstone(
     );
     line(out, "proven", summary.proven, &how)?;
     let how = format!(
-        "min(declared, max(shown - confidence * standard error, used)) per period; shown by {} bursts",
+        "min(declared now, on average, max(shown - confidence * error, used)) per period; {} bursts",
         number(summary.exams)
     );
     more(out, &how)?;

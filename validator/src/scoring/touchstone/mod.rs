@@ -19,8 +19,9 @@ pub struct Summary {
     /// The mean quality of the checked answers to the power of `quality_exponent`; absent without any. Without checked
     /// answers a miner earns nothing.
     pub quality: Option<Score>,
-    /// Their number, weighed; users' count `organic_weight` times.
+    /// Their number and the sum of their qualities, weighed; users' count `organic_weight` times.
     pub checked: f64,
+    pub quality_sum: f64,
     /// The low percentile of the stretches' speeds, in units per second; absent without any.
     pub speed: Option<f64>,
     /// `(served / (served + refusal_cost + failure_cost * failed))^reliability_exponent`; 0 where nothing was asked.
@@ -29,12 +30,17 @@ pub struct Summary {
     pub served: f64,
     pub refusal_cost: f64,
     pub failed: f64,
-    /// The part of the validator's time in which the miner was there.
+    /// The part of the validator's time in which the miner was there, `seconds / observed`.
     pub presence: Score,
-    /// The volume per period that counts: `min(capacity, max(shown - confidence * error, used))`.
+    /// The time in which it was asked, and the time in which it could have been asked, weighed.
+    pub seconds: f64,
+    pub observed: f64,
+    /// The volume per period that counts: `min(capacity, usual, max(shown - confidence * error, used))`.
     pub proven: f64,
-    /// The declared volume per period, in the task's unit.
+    /// The declared volume per period now, in the task's unit.
     pub capacity: f64,
+    /// The mean volume per period that it has declared, so that declaring much now and then does not count as much.
+    pub usual: f64,
     /// The mean volume per period that bursts have shown, and its standard error.
     pub shown: f64,
     pub error: f64,
@@ -85,28 +91,35 @@ pub fn sum_up(
     }
     let capacity = amount(evidence.capacity);
     let (shown, error) = sums.shown();
-    let used = ratio(sums.consumed, sums.seconds) * period_s;
+    let used = amount(ratio(sums.consumed, sums.seconds) * period_s);
+    let usual = amount(ratio(sums.declared, sums.seconds + sums.idle_seconds) * period_s);
+    let shown_at_least = amount(shown - parameters.confidence * error);
     let quality = (sums.checked > 0.0).then(|| {
         let mean = Score::clamped(ratio(sums.quality, sums.checked));
         Score::clamped(mean.get().powf(parameters.quality_exponent))
     });
+    let askable = amount(observed - sums.idle_seconds);
     let asked = sums.served + sums.refusal_cost + parameters.failure_cost * sums.failed;
     let reliability = Score::clamped(ratio(sums.served, asked));
     Summary {
         quality,
         checked: sums.checked,
+        quality_sum: sums.quality,
         speed: speed(parameters, now_ms, &evidence.stretches),
         reliability: Score::clamped(reliability.get().powf(parameters.reliability_exponent)),
         served: sums.served,
         refusal_cost: sums.refusal_cost,
         failed: sums.failed,
-        presence: Score::clamped(ratio(sums.seconds, observed - sums.idle_seconds).min(1.0)),
-        proven: capacity.min(amount(shown - parameters.confidence * error).max(amount(used))),
+        presence: Score::clamped(ratio(sums.seconds, askable).min(1.0)),
+        seconds: sums.seconds,
+        observed: askable,
+        proven: capacity.min(usual).min(shown_at_least.max(used)),
         capacity,
+        usual,
         shown,
         error,
         exams: sums.exams,
-        used: amount(used),
+        used,
     }
 }
 
@@ -139,6 +152,7 @@ fn ratio(part: f64, whole: f64) -> f64 {
 struct Sums {
     seconds: f64,
     idle_seconds: f64,
+    declared: f64,
     consumed: f64,
     served: f64,
     refusal_cost: f64,
@@ -160,6 +174,7 @@ impl Sums {
         };
         self.seconds += weight * amount(stretch.seconds);
         self.idle_seconds += weight * amount(stretch.idle_seconds);
+        self.declared += weight * amount(stretch.declared);
         self.consumed += weight * amount(stretch.consumed);
         self.served += preferred(stretch.served as f64, stretch.organic_served as f64);
         self.refusal_cost += preferred(stretch.refusal_cost, stretch.organic_refusal_cost);
