@@ -16,6 +16,9 @@ const CONFIGURATION: u8 = 2;
 /// Runs a service to its end. A failure is shown once, with all its causes, on standard error; a wrong configuration
 /// ends with the exit code 2, everything else with 1.
 pub fn main(service: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
+    // Shells and systemd start programs with 1,024 open files, too few for a server's connections, and let them raise it.
+    // Where they do not, the limit stays, and what it costs is reported when it is reached.
+    let _ = rlimit::increase_nofile_limit(u64::MAX);
     let result = match runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime.block_on(service),
         Err(error) => Err(error.into()),
