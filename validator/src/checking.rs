@@ -60,10 +60,27 @@ pub struct Checker {
     suspicions: Arc<Suspicions>,
     /// Rung when answers were queued.
     queued: Arc<Notify>,
-    /// Rung when verdicts were written.
+    /// Rung when answers have left the queue.
     judged: Arc<Notify>,
-    /// Whose bad answers have been spoken of.
-    spoken_of: Mutex<BTreeSet<ContenderId>>,
+    spoken_of: Mutex<SpokenOf>,
+}
+
+/// Whose bad answers have been spoken of. Bounded, because hotkeys come and go: after that many everybody may be spoken of
+/// once more.
+#[derive(Debug, Default)]
+struct SpokenOf(BTreeSet<ContenderId>);
+
+impl SpokenOf {
+    /// More than serve a subnet at a time.
+    const MOST: usize = 4_096;
+
+    /// Returns whether it is new.
+    fn insert(&mut self, contender: ContenderId) -> bool {
+        if self.0.len() >= Self::MOST && !self.0.contains(&contender) {
+            self.0.clear();
+        }
+        self.0.insert(contender)
+    }
 }
 
 /// Why a batch came back without verdicts.
@@ -162,12 +179,15 @@ impl Checker {
         if waiting.is_empty() {
             return Ok(0);
         }
-        match self.send(&waiting).await {
+        let outcome = match self.send(&waiting).await {
             Ok(results) => self.apply(&waiting, &results).await,
             // One answer that the server will not read must not hold up the others for ever.
             Err(NotChecked::Unreadable) => self.one_by_one(&waiting).await,
-            Err(error) => Err(error),
-        }
+            Err(error) => return Err(error),
+        };
+        // Even after an error: some may have left the queue before it.
+        self.judged.notify_waiters();
+        outcome
     }
 
     /// Sends the answers of a batch that the server would not read alone, and gives up on those that it refuses again.
@@ -237,7 +257,6 @@ impl Checker {
                 }
             }
         }
-        self.judged.notify_waiters();
         if done == 0 { Err(NotChecked::Busy) } else { Ok(done) }
     }
 
@@ -389,6 +408,33 @@ mod tests {
         }
         bench.script.status.store(0, Ordering::Relaxed);
         assert_eq!(bench.checker.check_some(16).await.unwrap(), 2);
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_the_queue_to_empty_hears_of_answers_that_are_given_up() {
+        let bench = bench(&["bad"]).await;
+        bench.script.status.store(413, Ordering::Relaxed);
+        let judged = Arc::clone(&bench.checker.judged);
+        let mut rung = std::pin::pin!(judged.notified());
+        assert!(!rung.as_mut().enable());
+        assert_eq!(bench.checker.check_some(16).await.unwrap(), 1);
+        assert!(rung.enable());
+    }
+
+    #[test]
+    fn those_spoken_of_are_not_remembered_without_end() {
+        let mut spoken = SpokenOf::default();
+        let task: common::TaskId = "chat-demo".parse().unwrap();
+        let somebody = |name: u32| {
+            let mut hotkey = [0; 32];
+            hotkey[..4].copy_from_slice(&name.to_be_bytes());
+            ContenderId { hotkey: common::Hotkey::from_bytes(hotkey), task: task.clone() }
+        };
+        for name in 0..10_000 {
+            assert!(spoken.insert(somebody(name)));
+            assert!(!spoken.insert(somebody(name)));
+            assert!(spoken.0.len() <= SpokenOf::MOST);
+        }
     }
 
     #[tokio::test]

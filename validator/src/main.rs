@@ -109,6 +109,9 @@ struct Simulation {
     /// Simulated subnets for each way to run hardware.
     #[arg(long, value_name = "NUMBER", default_value_t = 8, value_parser = clap::value_parser!(u64).range(4..=1_000))]
     seeds: u64,
+    /// What users ask for, as a part of what all hardware can do.
+    #[arg(long, value_name = "PART", default_value_t = 0.08, value_parser = part)]
+    users: f64,
     /// Print JSON instead of a table.
     #[arg(long, conflicts_with = "report")]
     json: bool,
@@ -128,6 +131,9 @@ struct Settings {
     /// Where the organic API listens, such as 0.0.0.0:8090.
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
+    /// The database with all evidence: a file's path, or postgres://user:password@host/name.
+    #[arg(long, value_name = "PATH")]
+    store: Option<String>,
 }
 
 const TUNE_EXAMPLES: &str = "\
@@ -135,6 +141,13 @@ Examples:
   validator tune --set chat-llama=0.5 --set flux=0.5
   validator tune --scoring speed_bonus=0.2
   validator tune --set chat-llama=0.7 --write";
+
+fn part(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(part) if (0.0..=1.0).contains(&part) => Ok(part),
+        Ok(_) | Err(_) => Err("give a number from 0 to 1".to_owned()),
+    }
+}
 
 /// `NAME=NUMBER`.
 fn assignment<T>(text: &str) -> Result<(T, f64), String>
@@ -160,6 +173,7 @@ impl Settings {
     fn load_with(&self, more: &[(&str, String)]) -> anyhow::Result<(Config, String)> {
         let mut flags = [self.chain.settings(), self.wallet.settings()].concat();
         flags.extend(self.listen.clone().map(|listen| ("api.listen".to_owned(), listen)));
+        flags.extend(self.store.clone().map(|store| ("store.at".to_owned(), store)));
         flags.extend(more.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
         Config::load(self.common.config.as_deref(), service::settings::environment(), flags)
     }
@@ -266,7 +280,8 @@ impl Simulation {
     }
 
     fn simulate(&self, preset: Preset) -> anyhow::Result<simulate::Results> {
-        let amount = simulate::Amount { periods: self.periods, seeds: self.seeds };
+        let Self { periods, seeds, users, .. } = *self;
+        let amount = simulate::Amount { periods, seeds, users };
         let watched = std::io::stderr().is_terminal();
         let progress = |done: usize, all: usize| {
             if watched {

@@ -116,6 +116,8 @@ pub struct Settled {
     pub started: Duration,
     pub ended: Duration,
     pub what: What,
+    /// Whether we were held up, so that the times say more about us. The answer counts, its burst shows nothing.
+    pub distorted: bool,
 }
 
 impl Tally {
@@ -256,8 +258,9 @@ impl Tallies {
                 What::Served { tokens } => f64::from(tokens),
                 What::Refused | What::Failed(_) | What::Void => 0.0,
             };
-            let Settled { started, ended, burst, what, .. } = *settled;
-            shown = work.exams.settle(&Asked { started, ended, units, burst }, what == What::Void);
+            let Settled { started, ended, burst, what, distorted, .. } = *settled;
+            let void = what == What::Void || distorted;
+            shown = work.exams.settle(&Asked { started, ended, units, burst }, void);
         }
         open.forget_if_idle(id);
         let tally = open.tallies.get_mut(id)?;

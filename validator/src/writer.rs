@@ -1,20 +1,23 @@
 //! Brings running totals and answers to check to the store: in batches, within bounded memory, and never in anybody's
 //! way.
 
+mod room;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use service::run::Chain as Causes;
 use tokio::sync::{Notify, mpsc};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::metrics::Metrics;
 use crate::store::{PendingCheck, PeriodId, Store, StoreError};
 use crate::tally::{ContenderId, Tallies, Tally};
+use room::Room;
 
 /// Answers on their way to the store take no more memory than this, however long the store is away.
 const MAX_WAITING_BYTES: usize = 64 << 20;
@@ -22,6 +25,8 @@ const MAX_WAITING_BYTES: usize = 64 << 20;
 const BATCH: usize = 256;
 /// How much a crash can lose of the running totals, and how soon a store that failed is tried again.
 const FLUSH_EVERY: Duration = Duration::from_secs(1);
+/// The queue is counted no more often than this. What was checked meanwhile is not seen as free.
+const COUNT_EVERY: Duration = Duration::from_secs(1);
 /// What an answer takes besides its texts and tokens.
 const BYTES_PER_CHECK: usize = 1 << 10;
 /// A token's id and its log-probability, generously.
@@ -32,6 +37,8 @@ const BYTES_PER_TOKEN: usize = 16;
 pub struct Sender {
     queue: mpsc::UnboundedSender<PendingCheck>,
     waiting_bytes: Arc<AtomicUsize>,
+    /// Whether it was spoken of that too many wait.
+    said: AtomicBool,
 }
 
 /// The other end: writes to the store.
@@ -45,6 +52,10 @@ pub struct Writer {
     /// Rung when answers wait for checking.
     queued: Arc<Notify>,
     queue_limit: u32,
+    /// What was free in the queue when it was counted last, less what was queued since.
+    room: Option<(Instant, Room)>,
+    /// Whether it was spoken of that answers are left out of the queue.
+    said_full: bool,
     /// Answers that the store did not take yet.
     batch: Vec<PendingCheck>,
     /// Totals that the store did not take yet, and their period.
@@ -63,7 +74,11 @@ pub fn writer(
 ) -> (Sender, Writer) {
     let (sender, queue) = mpsc::unbounded_channel();
     let waiting_bytes = Arc::new(AtomicUsize::new(0));
-    let sender = Sender { queue: sender, waiting_bytes: Arc::clone(&waiting_bytes) };
+    let sender = Sender {
+        queue: sender,
+        waiting_bytes: Arc::clone(&waiting_bytes),
+        said: AtomicBool::new(false),
+    };
     let writer = Writer {
         tallies,
         metrics,
@@ -72,6 +87,8 @@ pub fn writer(
         waiting_bytes,
         queued,
         queue_limit,
+        room: None,
+        said_full: false,
         batch: Vec::new(),
         unsaved: None,
         said: false,
@@ -87,6 +104,13 @@ impl Sender {
         let taken = before + bytes <= MAX_WAITING_BYTES && self.queue.send(pending).is_ok();
         if !taken {
             self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            if !self.said.swap(true, Ordering::Relaxed) {
+                warn!(
+                    "answers go unchecked: those that wait to be stored fill the memory for them"
+                );
+            }
+        } else if before <= MAX_WAITING_BYTES / 2 && self.said.swap(false, Ordering::Relaxed) {
+            info!("answers are kept for checking again");
         }
         taken
     }
@@ -146,6 +170,7 @@ impl Writer {
 
     async fn flush(&mut self) {
         self.queue_checks().await;
+        self.look_for_room().await;
         let Some((period, changed)) = self.tallies.take_changed() else { return };
         let totals = merged(self.unsaved.take(), period, changed);
         if totals.is_empty() {
@@ -164,10 +189,17 @@ impl Writer {
         if self.batch.is_empty() {
             return;
         }
+        if let Err(error) = self.make_room().await {
+            self.failed(&error);
+            return;
+        }
         match self.store.queue_checks(&self.batch, self.queue_limit).await {
             Ok(taken) => {
                 for pending in self.batch.iter().skip(taken) {
                     self.metrics.checked(&pending.check.task, "dropped");
+                }
+                if taken < self.batch.len() {
+                    self.say_full();
                 }
                 let bytes = self.batch.iter().map(size).sum();
                 self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
@@ -175,7 +207,61 @@ impl Writer {
                 self.queued.notify_one();
                 self.worked();
             }
-            Err(error) => self.failed(&error),
+            Err(error) => {
+                // The batch is tried again, and must not take its places twice.
+                self.room = None;
+                self.failed(&error);
+            }
+        }
+    }
+
+    /// Leaves out answers of contenders that have their part of the queue.
+    async fn make_room(&mut self) -> Result<(), StoreError> {
+        let counted = self.room.take().filter(|(at, _)| at.elapsed() < COUNT_EVERY);
+        let (at, mut room) = match counted {
+            Some(counted) => counted,
+            None => {
+                let of_each = self.store.checks_waiting_of_each().await?;
+                (Instant::now(), Room::new(self.queue_limit, of_each))
+            }
+        };
+        let mut left_out = 0;
+        self.batch.retain(|pending| {
+            let check = &pending.check;
+            let id = ContenderId { hotkey: check.miner, task: check.task.clone() };
+            let taken = room.take(&id);
+            if !taken {
+                self.metrics.checked(&check.task, "dropped");
+                left_out += size(pending);
+            }
+            taken
+        });
+        self.room = Some((at, room));
+        self.waiting_bytes.fetch_sub(left_out, Ordering::Relaxed);
+        if left_out > 0 {
+            self.say_full();
+        }
+        Ok(())
+    }
+
+    fn say_full(&mut self) {
+        if !std::mem::replace(&mut self.said_full, true) {
+            warn!(
+                "answers go unchecked, because too many wait: the checking server does not keep up with them. The \
+                 metric `checks` counts them as `dropped`"
+            );
+        }
+    }
+
+    async fn look_for_room(&mut self) {
+        if !self.said_full {
+            return;
+        }
+        // A store in trouble is spoken of elsewhere.
+        let Ok(waiting) = self.store.checks_waiting().await else { return };
+        if Room::is_relaxed(self.queue_limit, waiting) {
+            self.said_full = false;
+            info!("the checking server keeps up again, no answers are left out any more");
         }
     }
 
@@ -199,15 +285,51 @@ impl Writer {
 
 #[cfg(test)]
 mod tests {
-    use common::Hotkey;
+    use common::{Hotkey, Keypair};
+    use prometheus_client::registry::Registry;
 
     use super::*;
+    use crate::store::tests::{pending, store};
 
     impl Writer {
         /// What was handed in and not stored yet.
         pub(crate) fn take_waiting(&mut self) -> Vec<PendingCheck> {
             std::iter::from_fn(|| self.queue.try_recv().ok()).collect()
         }
+    }
+
+    #[tokio::test]
+    async fn one_contender_cannot_push_the_answers_of_others_out_of_the_queue() {
+        let (_folder, store) = store().await;
+        let metrics = Metrics::new(&mut Registry::default());
+        let (sender, mut writer) =
+            writer(Arc::default(), metrics, store.clone(), Arc::default(), 20);
+        let bob = Keypair::development("Bob").hotkey();
+        let mut waiting: Vec<_> = (0..30).map(|n| pending(&format!("alice-{n}"), n)).collect();
+        waiting.push(pending("bob", 99));
+        waiting[30].check.miner = bob;
+        for pending in waiting {
+            assert!(sender.send(pending));
+        }
+        for _ in 0..2 {
+            writer.batch = writer.take_waiting();
+            writer.queue_checks().await;
+            writer.flush().await;
+            assert!(writer.said_full);
+        }
+        let of_each = store.checks_waiting_of_each().await.unwrap();
+        let of = |name: &str| of_each[&contender(Keypair::development(name).hotkey())];
+        assert_eq!((of("Alice"), of("Bob")), (4, 1));
+        assert_eq!(writer.waiting_bytes.load(Ordering::Relaxed), 0);
+        for pending in store.next_checks(10).await.unwrap() {
+            store.drop_check(&pending.check.id).await.unwrap();
+        }
+        writer.flush().await;
+        assert!(!writer.said_full);
+    }
+
+    fn contender(hotkey: Hotkey) -> ContenderId {
+        ContenderId { hotkey, task: "chat-demo".parse().unwrap() }
     }
 
     fn id(name: u8) -> ContenderId {

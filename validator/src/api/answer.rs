@@ -1,8 +1,11 @@
 //! The shapes of answers to users, made from a miner's chunks.
 
+use std::collections::BTreeMap;
+
 use common::generation::{FinishReason, Message, Role};
-use common::openai::{Answer, AnswerChoice, Chunk, ChunkChoice, Delta, Kind, Usage};
-use serde_json::{Value, json};
+use common::openai::{Chunk, ChunkChoice, Delta, Kind, Usage};
+use serde::Serialize;
+use serde_json::value::RawValue;
 
 /// What all parts of one answer share.
 #[derive(Debug, Clone)]
@@ -17,9 +20,9 @@ pub(super) struct Frame {
 }
 
 impl Frame {
-    /// A miner's chunk as the user gets it: our id and names, and only what was asked for. `None` if nothing is left.
-    pub(super) fn chunk(&self, chunk: Chunk) -> Option<Chunk> {
-        let choice = chunk.choices.into_iter().next()?;
+    /// What a miner's chunk says, as the user gets it: our id and names, and only what was asked for. `None` if nothing is
+    /// left.
+    pub(super) fn chunk(&self, choice: ChunkChoice) -> Option<Chunk> {
         let choice = ChunkChoice {
             index: 0,
             delta: (self.kind == Kind::Chat).then(|| choice.delta.unwrap_or_default()),
@@ -60,7 +63,7 @@ impl Frame {
         text: String,
         finish_reason: FinishReason,
         usage: Usage,
-        logprobs: Option<Value>,
+        logprobs: Option<Logprobs>,
     ) -> Answer {
         let (object, message, text) = match self.kind {
             Kind::Chat => {
@@ -70,26 +73,63 @@ impl Frame {
         };
         Answer {
             id: self.id.clone(),
-            object: object.to_owned(),
+            object,
             created: self.created,
             model: self.model.clone(),
-            choices: vec![AnswerChoice { index: 0, message, text, logprobs, finish_reason }],
+            choices: [AnswerChoice { index: 0, message, text, logprobs, finish_reason }],
             usage,
-            receipt: None,
         }
     }
 }
 
-/// Adds a chunk's log-probabilities to those of the chunks before. Every list in them is continued.
-pub(super) fn append_logprobs(all: &mut Option<Value>, more: Value) {
-    let Value::Object(more) = more else { return };
-    let all = all.get_or_insert_with(|| json!({}));
-    let Value::Object(all) = all else { return };
-    for (name, value) in more {
-        match (all.get_mut(&name), value) {
-            (Some(Value::Array(list)), Value::Array(more)) => list.extend(more),
-            (_, value) => {
-                all.insert(name, value);
+/// A [`common::openai::Answer`] to write, whose log-probabilities take no more memory than their JSON.
+#[derive(Debug, Serialize)]
+pub(super) struct Answer {
+    id: String,
+    object: &'static str,
+    created: u64,
+    model: String,
+    choices: [AnswerChoice; 1],
+    usage: Usage,
+}
+
+#[derive(Debug, Serialize)]
+struct AnswerChoice {
+    index: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<Message>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<String>,
+    logprobs: Option<Logprobs>,
+    finish_reason: FinishReason,
+}
+
+/// The log-probabilities of a whole answer as JSON: parsed numbers would be many times as large.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Logprobs(BTreeMap<String, Part>);
+
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Part {
+    List(Vec<Box<RawValue>>),
+    Other(Box<RawValue>),
+}
+
+impl Logprobs {
+    /// Adds those of one more chunk. Every list in them is continued; what is no object is left out.
+    pub(super) fn append(&mut self, more: &RawValue) {
+        let more: BTreeMap<String, Box<RawValue>> =
+            serde_json::from_str(more.get()).unwrap_or_default();
+        for (name, value) in more {
+            let list: Option<Vec<Box<RawValue>>> = serde_json::from_str(value.get()).ok();
+            match (self.0.get_mut(&name), list) {
+                (Some(Part::List(all)), Some(more)) => all.extend(more),
+                (_, Some(list)) => {
+                    self.0.insert(name, Part::List(list));
+                }
+                (_, None) => {
+                    self.0.insert(name, Part::Other(value));
+                }
             }
         }
     }
@@ -105,33 +145,23 @@ pub(super) fn opening() -> ChunkChoice {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn frame(kind: Kind) -> Frame {
         Frame { id: "id-1".into(), kind, model: "chat-demo".into(), created: 1, logprobs: false }
     }
 
-    fn chunk(choices: Vec<ChunkChoice>) -> Chunk {
-        Chunk {
-            id: "miner's own".into(),
-            object: "x".into(),
-            created: 9,
-            model: "x".into(),
-            choices,
-            usage: None,
-            receipt: None,
-        }
-    }
-
     #[test]
-    fn a_miners_names_and_unasked_logprobs_do_not_reach_the_user() {
+    fn unasked_logprobs_do_not_reach_the_user() {
         let delta = Delta { role: None, content: Some("hi".into()) };
         let choice = ChunkChoice {
             delta: Some(delta),
             logprobs: Some(json!({"content": []})),
             ..ChunkChoice::default()
         };
-        let seen = frame(Kind::Chat).chunk(chunk(vec![choice])).unwrap();
+        let seen = frame(Kind::Chat).chunk(choice).unwrap();
         assert_eq!(
             serde_json::to_value(&seen).unwrap(),
             json!({"id": "id-1", "object": "chat.completion.chunk", "created": 1, "model": "chat-demo",
@@ -141,15 +171,16 @@ mod tests {
 
     #[test]
     fn chunks_without_news_are_left_out() {
-        assert_eq!(frame(Kind::Chat).chunk(chunk(vec![])), None);
-        assert_eq!(frame(Kind::Completion).chunk(chunk(vec![ChunkChoice::default()])), None);
+        assert_eq!(frame(Kind::Completion).chunk(ChunkChoice::default()), None);
     }
 
     #[test]
     fn logprobs_of_chunks_become_one_list() {
-        let mut all = None;
-        append_logprobs(&mut all, json!({"content": [1]}));
-        append_logprobs(&mut all, json!({"content": [2, 3]}));
-        assert_eq!(all, Some(json!({"content": [1, 2, 3]})));
+        let mut all = Logprobs::default();
+        for more in [r#"{"content": [1], "refusal": null}"#, r#"{"content": [2, 3.50]}"#, "[4]"] {
+            all.append(serde_json::from_str(more).unwrap());
+        }
+        let text = serde_json::to_string(&all).unwrap();
+        assert_eq!(text, r#"{"content":[1,2,3.50],"refusal":null}"#);
     }
 }

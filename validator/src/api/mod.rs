@@ -179,8 +179,9 @@ impl Api {
         let contenders = self.network.contenders();
         let routes = self.router.choose(&task.id, ATTEMPTS, &mut rng);
         let mut relay = Relay::new(Arc::clone(self), task, asked, slot, rng);
-        // Miners that call the request itself wrong. They are right unless another one answers it.
-        let mut objections: Vec<(Asking, String)> = Vec::new();
+        // Miners that call the request itself wrong. They are right if all that were asked say so.
+        let mut objections: Vec<(Asking, routing::Route, String)> = Vec::new();
+        let mut asked_all = 0;
         let whole = task.timeouts.first_token();
         let deadline = Instant::now() + whole;
         for (tried, route) in routes.iter().enumerate() {
@@ -192,17 +193,17 @@ impl Api {
             let last = tried + 1 == routes.len();
             query.timeouts.first_token = time_for(left, whole, last);
             query.cut_short = query.timeouts.first_token < whole;
+            asked_all += 1;
             let under_way = self.accounts.begin(id, max_tokens, Origin::Organic);
             let asking = Asking { query, under_way };
             match relay.begin(&self.asker, asking, route.clone()).await {
                 Ok(()) => {
-                    for (asking, _) in objections {
-                        let wrong = Outcome::Failed(Failure::Status(400));
-                        self.settle(asking, wrong, &mut relay.rng);
-                    }
+                    self.overrule(objections, &mut relay.rng);
                     return Ok(relay);
                 }
-                Err(NotBegun::Objection(asking, why)) => objections.push((asking, why)),
+                Err(NotBegun::Objection(asking, why)) => {
+                    objections.push((asking, route.clone(), why));
+                }
                 Err(NotBegun::Outcome(asking, outcome)) => {
                     // A miner that used up the user's patience is avoided, though this does not count as a failure.
                     if matches!(outcome, Outcome::Failed(_) | Outcome::Void(Ours::Budget)) {
@@ -212,7 +213,10 @@ impl Api {
                 }
             }
         }
-        if let Some((_, why)) = objections.into_iter().next() {
+        // The word of one miner alone is no proof: we have found nothing wrong with the request ourselves.
+        if objections.len() < asked_all {
+            self.overrule(objections, &mut relay.rng);
+        } else if let Some((.., why)) = objections.into_iter().next() {
             return Err(ApiError::bad_request(why));
         }
         warn!(task = %task.id, miners = routes.len(), "no miner answered a request");
@@ -220,6 +224,14 @@ impl Api {
             format!("no miner answers for `{}` at the moment", task.id),
             RETRY_AFTER,
         ))
+    }
+
+    /// These miners called a request wrong that is not.
+    fn overrule(&self, objections: Vec<(Asking, routing::Route, String)>, rng: &mut ChaCha12Rng) {
+        for (asking, route, _) in objections {
+            route.failed();
+            self.settle(asking, Outcome::Failed(Failure::Status(400)), rng);
+        }
     }
 
     fn settle(&self, asking: Asking, outcome: Outcome, rng: &mut ChaCha12Rng) {

@@ -9,17 +9,18 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use common::Uid;
 use common::generation::FinishReason;
-use common::openai::{Asked, Chunk, Kind, Usage};
+use common::openai::{Asked, Chunk, ChunkChoice, Kind, Usage};
 use futures::stream;
 use rand::Rng;
 use rand_chacha::ChaCha12Rng;
+use serde_json::value::{RawValue, to_raw_value};
 use service::http::ApiError;
 use tasks::Task;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 
-use super::answer::{Frame, append_logprobs, opening};
+use super::answer::{Frame, Logprobs, opening};
 use super::{Api, Asking};
 use crate::ask::{AnswerStream, Asker, Failure, NotOpened, Outcome, Trouble};
 use crate::clock::unix_ms;
@@ -27,6 +28,10 @@ use crate::routing::Route;
 
 /// Proxies close connections that are silent for longer.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+/// Log-probabilities of one answer take no more memory than this; what is beyond is left out. Enough for 2,000 tokens with
+/// 20 alternatives each.
+const MAX_LOGPROBS_BYTES: usize = 8 << 20;
 
 /// An answer on its way. Dropping it, when the user goes away, cancels the miner's work and holds it against nobody.
 #[derive(Debug)]
@@ -53,17 +58,47 @@ struct Source {
     uid: Uid,
     parts: mpsc::UnboundedReceiver<Part>,
     /// Reads the miner as fast as it sends, whatever the user's pace: a slow reader is not the miner's fault. What waits
-    /// in between is bounded, because answers are.
+    /// in between is bounded, because answers are, and [`Keeping`] lets nothing through that nobody will read.
     _reader: AbortOnDropHandle<()>,
 }
 
 /// What the reader hands on.
 #[derive(Debug)]
 enum Part {
-    Chunk(Box<Chunk>),
+    /// What a chunk says, and its log-probabilities apart, as JSON: parsed numbers would be many times as large.
+    Choice(Box<ChunkChoice>, Option<Box<RawValue>>),
     /// The end, with the token counts if the receipt is in order.
     End(Option<Usage>),
     Broken(Trouble),
+}
+
+/// What of a miner's chunks waits for the user.
+#[derive(Debug)]
+struct Keeping {
+    /// Whether the user asked for log-probabilities; miners always send them.
+    logprobs: bool,
+    /// Bytes of them that may still be kept.
+    room: usize,
+}
+
+impl Keeping {
+    /// `None` if nothing is left of the chunk.
+    fn part(&mut self, chunk: Chunk) -> Option<Part> {
+        let mut choice = chunk.choices.into_iter().next()?;
+        let logprobs = choice
+            .logprobs
+            .take()
+            .filter(|_| self.logprobs)
+            .and_then(|logprobs| to_raw_value(&logprobs).ok())
+            .filter(|logprobs| logprobs.get().len() <= self.room);
+        self.room -= logprobs.as_ref().map_or(0, |logprobs| logprobs.get().len());
+        (says_something(&choice) || logprobs.is_some())
+            .then(|| Part::Choice(Box::new(choice), logprobs))
+    }
+}
+
+fn says_something(choice: &ChunkChoice) -> bool {
+    !choice.added_text().is_empty() || choice.finish_reason.is_some()
 }
 
 impl Relay {
@@ -104,24 +139,31 @@ impl Relay {
             }
         };
         let (sender, parts) = mpsc::unbounded_channel();
+        let mut keeping = Keeping { logprobs: self.frame.logprobs, room: MAX_LOGPROBS_BYTES };
         loop {
             let chunk = match stream.next().await {
                 Ok(Some(chunk)) => chunk,
                 Ok(None) => break,
                 Err(trouble) => return Err(NotBegun::Outcome(asking, trouble.into())),
             };
-            let said_something = chunk.choices.first().is_some_and(|choice| {
-                !choice.added_text().is_empty() || choice.finish_reason.is_some()
-            });
-            // The receiver is at hand.
-            let _ = sender.send(Part::Chunk(Box::new(chunk)));
+            let said_something = chunk.choices.first().is_some_and(says_something);
+            if let Some(part) = keeping.part(chunk) {
+                // The receiver is at hand.
+                let _ = sender.send(part);
+            }
             if said_something {
                 break;
             }
         }
         let uid = route.uid;
-        let reader =
-            Reader { api: Arc::clone(&self.api), asking, route, stream, rng: self.rng.clone() };
+        let reader = Reader {
+            api: Arc::clone(&self.api),
+            asking,
+            route,
+            stream,
+            keeping,
+            rng: self.rng.clone(),
+        };
         let reader = AbortOnDropHandle::new(tokio::spawn(reader.run(sender)));
         self.source = Some(Source { uid, parts, _reader: reader });
         Ok(())
@@ -157,22 +199,21 @@ impl Relay {
     pub(super) async fn collect(mut self) -> Result<Response, ApiError> {
         let miner = self.miner();
         let mut text = String::new();
-        let mut logprobs = None;
+        let mut logprobs: Option<Logprobs> = None;
         let mut finish_reason = FinishReason::Stop;
         let usage = loop {
-            let chunk = match self.next().await {
-                Part::Chunk(chunk) => chunk,
+            let (choice, more) = match self.next().await {
+                Part::Choice(choice, more) => (choice, more),
                 Part::End(usage) => break usage.ok_or_else(broken_off)?,
                 Part::Broken(trouble) => {
                     warn!(task = self.frame.model, "an answer broke off: the miner {trouble}");
                     return Err(broken_off());
                 }
             };
-            let Some(choice) = chunk.choices.into_iter().next() else { continue };
             text.push_str(choice.added_text());
             finish_reason = choice.finish_reason.unwrap_or(finish_reason);
-            if let Some(more) = choice.logprobs.filter(|_| self.frame.logprobs) {
-                append_logprobs(&mut logprobs, more);
+            if let Some(more) = more {
+                logprobs.get_or_insert_default().append(&more);
             }
         };
         drop(self.slot.take());
@@ -187,6 +228,7 @@ struct Reader {
     asking: Asking,
     route: Route,
     stream: AnswerStream,
+    keeping: Keeping,
     rng: ChaCha12Rng,
 }
 
@@ -195,8 +237,10 @@ impl Reader {
         let trouble = loop {
             match self.stream.next().await {
                 Ok(Some(chunk)) => {
-                    // Without a receiver this task is about to be dropped.
-                    let _ = parts.send(Part::Chunk(Box::new(chunk)));
+                    if let Some(part) = self.keeping.part(chunk) {
+                        // Without a receiver this task is about to be dropped.
+                        let _ = parts.send(part);
+                    }
                 }
                 Ok(None) => break None,
                 Err(trouble) => break Some(trouble),
@@ -262,10 +306,12 @@ impl Sending {
                     json(&Chunk { usage: None, ..first })
                 }
                 Stage::Relaying => match self.relay.next().await {
-                    Part::Chunk(chunk) => match self.relay.frame.chunk(without_role(*chunk)) {
-                        Some(chunk) => json(&chunk),
-                        None => continue,
-                    },
+                    Part::Choice(choice, logprobs) => {
+                        match self.relay.frame.chunk(whole(*choice, logprobs)) {
+                            Some(chunk) => json(&chunk),
+                            None => continue,
+                        }
+                    }
                     Part::End(usage) => {
                         self.stage = Stage::Closing;
                         match usage.filter(|_| self.relay.include_usage) {
@@ -294,15 +340,56 @@ impl Sending {
     }
 }
 
-/// We have sent the role ourselves.
-fn without_role(mut chunk: Chunk) -> Chunk {
-    if let Some(delta) = chunk.choices.first_mut().and_then(|choice| choice.delta.as_mut()) {
+/// With its log-probabilities, and without the role, which we have sent ourselves.
+fn whole(mut choice: ChunkChoice, logprobs: Option<Box<RawValue>>) -> ChunkChoice {
+    if let Some(delta) = choice.delta.as_mut() {
         delta.role = None;
     }
-    chunk
+    choice.logprobs = logprobs.and_then(|logprobs| serde_json::from_str(logprobs.get()).ok());
+    choice
 }
 
 fn json(value: &impl serde::Serialize) -> Event {
     // Structs of strings, numbers and lists always become JSON.
     Event::default().data(serde_json::to_string(value).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOGPROBS: &str = r#"{"content":[-0.5]}"#;
+
+    fn chunk(text: &str) -> Chunk {
+        let chunk = format!(r#"{{"choices": [{{"text": "{text}", "logprobs": {LOGPROBS}}}]}}"#);
+        serde_json::from_str(&chunk).unwrap()
+    }
+
+    fn kept(keeping: &mut Keeping, text: &str) -> Option<(String, Option<String>)> {
+        match keeping.part(chunk(text))? {
+            Part::Choice(choice, logprobs) => {
+                assert_eq!(choice.logprobs, None);
+                let logprobs = logprobs.map(|logprobs| logprobs.get().to_owned());
+                Some((choice.added_text().to_owned(), logprobs))
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn nothing_waits_for_the_user_that_was_not_asked_for() {
+        let mut keeping = Keeping { logprobs: false, room: 1_000 };
+        assert_eq!(kept(&mut keeping, "hi"), Some(("hi".to_owned(), None)));
+        assert_eq!(kept(&mut keeping, ""), None);
+    }
+
+    #[test]
+    fn of_logprobs_only_so_many_wait() {
+        let mut keeping = Keeping { logprobs: true, room: 2 * LOGPROBS.len() + 1 };
+        let with = |text: &str| Some((text.to_owned(), Some(LOGPROBS.to_owned())));
+        assert_eq!(kept(&mut keeping, "a"), with("a"));
+        assert_eq!(kept(&mut keeping, ""), with(""));
+        assert_eq!(kept(&mut keeping, "b"), Some(("b".to_owned(), None)));
+        assert_eq!(kept(&mut keeping, ""), None);
+    }
 }

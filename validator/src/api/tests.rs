@@ -62,7 +62,9 @@ async fn miner(name: &'static str, conduct: Conduct) -> Url {
 
 fn act(name: &str, conduct: Conduct, body: &str) -> Response {
     let chunk = |text: &str, finish: Option<&str>| {
-        let choice = json!({"index": 0, "delta": {"content": text}, "finish_reason": finish});
+        let logprobs = json!({"content": [{"token": text, "logprob": -0.5}]});
+        let choice = json!({"index": 0, "delta": {"content": text}, "logprobs": logprobs,
+                            "finish_reason": finish});
         format!("data: {}\n\n", json!({"choices": [choice]}))
     };
     let stream = match conduct {
@@ -242,6 +244,29 @@ async fn a_miner_that_alone_calls_a_request_wrong_has_failed() {
         assert_eq!(world.ask(json!({}), None).await.0, StatusCode::OK);
     }
     assert!(world.tally("Bob").failed.bad_status > 0);
+}
+
+#[tokio::test]
+async fn one_miners_objection_is_no_proof_when_the_others_do_not_answer() {
+    let miners = [("Bob", Conduct::Status(500)), ("Charlie", Conduct::Status(400))];
+    let world = world(&miners, open()).await;
+    assert_eq!(world.ask(json!({}), None).await.0, StatusCode::SERVICE_UNAVAILABLE);
+    let failed = |name: &str| world.tally(name).failed.bad_status;
+    assert_eq!((failed("Bob"), failed("Charlie")), (1, 1));
+}
+
+#[tokio::test]
+async fn logprobs_reach_the_user_who_asks_for_them() {
+    let world = world(&[("Bob", Conduct::Answers)], open()).await;
+    let (_, body) = world.ask(json!({"logprobs": true, "top_logprobs": 1}), None).await;
+    let answer: Value = serde_json::from_str(&body).unwrap();
+    let expected = json!({"content": [{"token": "hello", "logprob": -0.5},
+                                      {"token": " there", "logprob": -0.5}, {"token": "", "logprob": -0.5}]});
+    assert_eq!(answer["choices"][0]["logprobs"], expected, "{body}");
+    let (_, body) = world.ask(json!({"logprobs": true, "stream": true}), None).await;
+    assert_eq!(body.matches("\"logprob\":-0.5").count(), 3, "{body}");
+    let (_, body) = world.ask(json!({}), None).await;
+    assert!(!body.contains("-0.5"), "{body}");
 }
 
 #[tokio::test]

@@ -215,7 +215,7 @@ mod tests {
         let query = Query {
             miner: bob.hotkey(),
             url: "http://127.0.0.1:9".parse().unwrap(),
-            task: generated.task.clone(),
+            task: "chat-demo".parse().unwrap(),
             kind: Kind::Chat,
             body: "{}".to_owned(),
             max_tokens: 8,
@@ -226,8 +226,7 @@ mod tests {
             cut_short: false,
         };
         let lags = Arc::new(Lags::default());
-        let watch =
-            Watch { started: Instant::now(), cut_short: false, lags: Arc::clone(&lags) };
+        let watch = Watch { started: Instant::now(), cut_short: false, lags: Arc::clone(&lags) };
         let response = axum::http::Response::new(body);
         let mut stream = AnswerStream::new(response.into(), query, watch);
         while stream.next().await.unwrap().is_some() {

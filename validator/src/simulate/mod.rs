@@ -47,13 +47,15 @@ struct Setting {
 }
 
 /// How much is simulated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Amount {
     /// Scoring periods of half an hour for which income counts. A day more is simulated before.
     pub periods: u64,
     /// Simulated subnets for each way to run hardware, each with hardware and chance of its own. With fewer than four,
     /// intervals are endless.
     pub seeds: u64,
+    /// What users ask for, as a part of what all hardware can do, `0.0..=1.0`.
+    pub users: f64,
 }
 
 /// What strategies earn by one preset.
@@ -120,7 +122,7 @@ impl Setting {
             max_capacity: 1_200_000.0,
             total_s: 60.0,
             checking_share: 0.25,
-            organic: 0.08,
+            organic: amount.users,
             field: 12,
             period: Duration::from_secs(1_800),
             periods: warm_up + amount.periods,
@@ -138,7 +140,7 @@ pub fn run(
     amount: Amount,
     progress: impl Fn(usize, usize) + Sync,
 ) -> Result<Results, BadTaskId> {
-    let Amount { seeds, periods } = amount;
+    let Amount { seeds, periods, .. } = amount;
     let (strategies, comparisons) = (strategies(), comparisons());
     let trials: Vec<&Trial> =
         strategies.iter().flat_map(|strategy| &strategy.trials).chain(&comparisons).collect();

@@ -5,14 +5,18 @@ use super::*;
 const SEEDS: u64 = 4;
 
 fn setting() -> Setting {
-    let amount = Amount { periods: 30, seeds: SEEDS };
+    let amount = Amount { periods: 30, seeds: SEEDS, users: 0.08 };
     let setting = Setting::new(amount).unwrap();
     Setting { field: 5, periods: 24 + amount.periods, warm_up: 24, ..setting }
 }
 
 fn tried(trials: &[Trial]) -> Vec<Tried> {
+    tried_in(&setting(), trials)
+}
+
+fn tried_in(setting: &Setting, trials: &[Trial]) -> Vec<Tried> {
     let trials: Vec<_> = trials.iter().collect();
-    try_out(&setting(), &Rules::default(), &trials, SEEDS, |_, _| {})
+    try_out(setting, &Rules::default(), &trials, SEEDS, |_, _| {})
 }
 
 #[test]
@@ -40,6 +44,25 @@ fn no_strategy_earns_more_than_honesty() {
         let trial = strategy.trials.iter().find(|own| own.with == with).unwrap();
         let tried = tried(std::slice::from_ref(trial));
         assert!(tried[0].income_vs_honest < 1.0, "{name}: {tried:?}");
+    }
+}
+
+#[test]
+fn hotkeys_that_take_turns_on_one_back_end_gain_nothing_from_many_users() {
+    let strategies = strategies();
+    let sharing = strategies
+        .iter()
+        .find(|own| own.name == "sharing one back end under several hotkeys")
+        .unwrap();
+    let turns: Vec<_> = sharing
+        .trials
+        .iter()
+        .filter(|own| own.with.ends_with("refuses when busy"))
+        .cloned()
+        .collect();
+    assert!(!turns.is_empty());
+    for tried in tried_in(&Setting { organic: 0.3, ..setting() }, &turns) {
+        assert!(tried.income_vs_honest < 1.0, "{tried:?}");
     }
 }
 

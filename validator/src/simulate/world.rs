@@ -329,6 +329,7 @@ impl<'a> World<'a> {
             started: at_once,
             ended: at_once,
             what: What::Refused,
+            distorted: false,
         };
         self.tallies.settle(id, &settled);
     }
@@ -452,6 +453,7 @@ impl<'a> World<'a> {
             started: Duration::from_secs_f64(request.sent),
             ended: Duration::from_secs_f64(now),
             what,
+            distorted: false,
         };
         let counted = self.tallies.settle(&contender.id, &settled).is_some();
         if let Some(route) = &request.route {

@@ -113,6 +113,27 @@ impl Store {
         row.fields().count().map_err(failed)
     }
 
+    /// How many answers of each contender wait for checking; those without are left out.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn checks_waiting_of_each(&self) -> Result<BTreeMap<ContenderId, u32>, StoreError> {
+        let mut of_each = BTreeMap::new();
+        let mut names = Names::default();
+        let mut rows = self.database.rows(
+            "SELECT hotkey, task, COUNT(*) FROM pending_checks GROUP BY hotkey, task",
+            values![],
+        );
+        while let Some(row) =
+            rows.try_next().await.map_err(failed("count each contender's waiting checks"))?
+        {
+            let mut fields = row.fields();
+            let read = contender(&mut fields, &mut names).and_then(|id| Ok((id, fields.count()?)));
+            of_each.extend(self.readable("pending_checks", read));
+        }
+        Ok(of_each)
+    }
+
     /// The waiting answers to send next: the oldest of those that were tried least, so that answers which a checking server
     /// keeps giving back do not hold up the others.
     ///

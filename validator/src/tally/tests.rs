@@ -17,7 +17,21 @@ fn settled(what: What) -> Settled {
         started: Duration::ZERO,
         ended: Duration::from_secs(1),
         what,
+        distorted: false,
     }
+}
+
+#[test]
+fn a_burst_that_we_distorted_shows_nothing_but_its_answers_count() {
+    let tallies = begun(1_000);
+    tallies.plan_bursts(&[probe(Some(1)), probe(Some(1))]);
+    for distorted in [true, false] {
+        tallies.under_way(&id(1), 9);
+        let answer = settled(What::Served { tokens: 2 });
+        tallies.settle(&id(1), &Settled { burst: Some(1), max_tokens: 9, distorted, ..answer });
+    }
+    let tally = tallies.snapshot()[&id(1)];
+    assert_eq!((tally.served, tally.consumed, tally.exams), (2, 4.0, 0));
 }
 
 /// With one contender that declares this much for a period of 100 s.
@@ -268,6 +282,7 @@ proptest! {
                 started,
                 ended,
                 what: *what,
+                distorted: false,
             };
             prop_assert_eq!(tallies.settle(&id(1), &settled), Some(PeriodId(1)));
         }

@@ -40,6 +40,7 @@ fn record(tallies: &Tallies, id: &ContenderId) {
         started: Duration::ZERO,
         ended: Duration::from_secs(1),
         what: What::Served { tokens: 32 },
+        distorted: false,
     };
     tallies.settle(id, &settled);
 }
