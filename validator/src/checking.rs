@@ -65,8 +65,8 @@ pub struct Checker {
     spoken_of: Mutex<SpokenOf>,
 }
 
-/// Whose bad answers have been spoken of. Bounded, because hotkeys come and go: after that many everybody may be spoken of
-/// once more.
+/// Whose bad answers have been spoken of. Bounded, because hotkeys come and go: after that many everybody may be
+/// spoken of once more.
 #[derive(Debug, Default)]
 struct SpokenOf(BTreeSet<ContenderId>);
 

@@ -20,8 +20,8 @@ pub(super) struct Frame {
 }
 
 impl Frame {
-    /// What a miner's chunk says, as the user gets it: our id and names, and only what was asked for. `None` if nothing is
-    /// left.
+    /// What a miner's chunk says, as the user gets it: our id and names, and only what was asked for. `None` if
+    /// nothing is left.
     pub(super) fn chunk(&self, choice: ChunkChoice) -> Option<Chunk> {
         let choice = ChunkChoice {
             index: 0,

@@ -29,8 +29,8 @@ use crate::routing::Route;
 /// Proxies close connections that are silent for longer.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
-/// Log-probabilities of one answer take no more memory than this; what is beyond is left out. Enough for 2,000 tokens with
-/// 20 alternatives each.
+/// Log-probabilities of one answer take no more memory than this; what is beyond is left out. Enough for 2,000 tokens
+/// with 20 alternatives each.
 const MAX_LOGPROBS_BYTES: usize = 8 << 20;
 
 /// An answer on its way. Dropping it, when the user goes away, cancels the miner's work and holds it against nobody.

@@ -227,7 +227,8 @@ pub(super) fn whose(
 /// Who may have caused an error of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Suspect {
-    /// Our own machine could not do it: no sockets, no memory for them, no network, no address, or our own packet filter.
+    /// Our own machine could not do it: no sockets, no memory for them, no network, no address, or our own packet
+    /// filter.
     We,
     /// No way to the miner: our routes say so, or a message from its side, which any firewall can send.
     Either,
@@ -235,8 +236,8 @@ enum Suspect {
 }
 
 fn suspect(error: &(dyn Error + 'static)) -> Suspect {
-    // ENFILE, EMFILE and Linux's ENOBUFS have no kind of their own. EPERM shares one with EACCES, but nothing that comes
-    // from outside turns into it.
+    // ENFILE, EMFILE and Linux's ENOBUFS have no kind of their own. EPERM shares one with EACCES, but nothing that
+    // comes from outside turns into it.
     const CODES: [i32; 4] = [1, 23, 24, 105];
     const KINDS: [io::ErrorKind; 3] =
         [io::ErrorKind::NetworkDown, io::ErrorKind::AddrNotAvailable, io::ErrorKind::OutOfMemory];
@@ -262,8 +263,8 @@ fn suspect(error: &(dyn Error + 'static)) -> Suspect {
     Suspect::They
 }
 
-/// Whether this machine knows a way to the miner. Connecting a UDP socket looks it up and sends nothing, so the miner has
-/// no say in it. False for a name, which no miner has: only addresses are on chain.
+/// Whether this machine knows a way to the miner. Connecting a UDP socket looks it up and sends nothing, so the miner
+/// has no say in it. False for a name, which no miner has: only addresses are on chain.
 fn has_route(miner: &Url) -> bool {
     let (to, any) = match miner.host() {
         Some(Host::Ipv4(ip)) => (IpAddr::V4(ip), IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
