@@ -202,12 +202,15 @@ fn main() -> ExitCode {
                 Ok(())
             }
             Command::Explain { settings, hotkey, task, answers, json } => {
+                // What cannot be read is left out, and said.
+                telemetry::init_with(settings.common.log_format, "warn")?;
                 let question = Question { hotkey, task, answers };
                 let explained = explain::explain(&settings.load()?.0, &question).await?;
                 show(&if json { explained.json()? } else { explained.text() });
                 Ok(())
             }
             Command::Tune { settings, weights, scoring, preset, write, json } => {
+                telemetry::init_with(settings.common.log_format, "warn")?;
                 let rules = match preset {
                     Some(preset) => {
                         let preset = [("scoring.preset", preset.to_string())];
