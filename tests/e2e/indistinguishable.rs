@@ -166,7 +166,7 @@ fn as_a_user_writes(task: &Task, request: &Synthetic) -> Value {
             }
         }
     }
-    if sampling.seed % 2 == 0 {
+    if sampling.seed.is_multiple_of(2) {
         put("stream", json!(true));
     }
     body
@@ -313,7 +313,7 @@ fn differences(a: &[Features], b: &[Features], alpha: f64) -> Vec<String> {
     let all: Vec<_> = numbers.chain(words).collect();
     let bar = alpha / all.len() as f64;
     all.into_iter()
-        .filter(|(_, probability)| !(*probability >= bar))
+        .filter(|(_, probability)| probability.is_nan() || *probability < bar)
         .map(|(name, probability)| format!("{name}: {probability:e}"))
         .collect()
 }

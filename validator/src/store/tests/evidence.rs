@@ -165,13 +165,20 @@ fn expected(
     periods: &BTreeMap<PeriodId, (i64, i64, BTreeMap<ContenderId, Tally>)>,
     verdicts: &[(PendingCheck, f64)],
 ) -> BTreeMap<ContenderId, Vec<Stretch>> {
-    let mut buckets: BTreeMap<(ContenderId, i64), (i64, i64, Stretch, Vec<f64>)> = BTreeMap::new();
+    #[derive(Default)]
+    struct Bucket {
+        ends: i64,
+        count: i64,
+        sum: Stretch,
+        speeds: Vec<f64>,
+    }
+    let mut buckets: BTreeMap<(ContenderId, i64), Bucket> = BTreeMap::new();
     for (period, (begins, ends, tallies)) in periods {
         for (id, tally) in tallies {
             let one = tally.stretch(*ends, (ends - begins) as f64 / 1_000.0);
-            let (at, count, sum, speeds) =
+            let Bucket { ends: all_ends, count, sum, speeds } =
                 buckets.entry((id.clone(), -(ends / bucket_ms))).or_default();
-            (*at, *count) = (*at + ends, *count + 1);
+            (*all_ends, *count) = (*all_ends + ends, *count + 1);
             sum.seconds += one.seconds;
             sum.idle_seconds += one.idle_seconds;
             sum.declared += one.declared;
@@ -189,10 +196,10 @@ fn expected(
         }
     }
     let mut all: BTreeMap<ContenderId, Vec<Stretch>> = BTreeMap::new();
-    for ((id, _), (at, count, mut sum, mut speeds)) in buckets {
+    for ((id, _), Bucket { ends, count, mut sum, mut speeds }) in buckets {
         speeds.sort_by(f64::total_cmp);
         sum.speed = speeds.get((percentile * speeds.len() as f64) as usize).copied();
-        sum.at_ms = at / count;
+        sum.at_ms = ends / count;
         all.entry(id).or_default().push(sum);
     }
     all
