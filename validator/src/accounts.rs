@@ -165,7 +165,7 @@ impl Accounts {
                 warn!(miner = %hotkey, %task, "miner {hotkey} {failure}");
             }
             Outcome::Refused if news => {
-                info!(miner = %hotkey, %task, "miner {hotkey} refuses: it says that it is busy");
+                info!(miner = %hotkey, %task, "miner {hotkey} is busy: it refuses, or leaves too many unanswered");
             }
             Outcome::Served(_) => {
                 if news {

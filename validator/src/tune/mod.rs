@@ -5,6 +5,7 @@ mod text;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use common::{Hotkey, TaskId, Uid};
 use tasks::Catalogue;
@@ -116,13 +117,15 @@ async fn from_store(
     raw: BTreeMap<TaskId, f64>,
 ) -> Result<Tuning, TuneError> {
     // As if the newest period had just ended, so that evidence does not fade while the validator stands still.
-    let ended = store.periods(0).await?.first().map(|span| span.at_ms);
-    let now_ms = ended.ok_or(TuneError::NoEvidence)?;
+    let newest = store.periods(0).await?.into_iter().max_by_key(|span| span.at_ms);
+    let newest = newest.ok_or(TuneError::NoEvidence)?;
+    let now_ms = newest.at_ms;
     let declared = store.newest_declared().await?;
     if declared.is_empty() {
         return Err(TuneError::NoEvidence);
     }
-    let moment = Moment { now_ms, period: config.period, retention: config.retention };
+    let period = period_of(config.period, newest.seconds);
+    let moment = Moment { now_ms, period, retention: config.retention };
     let mut scored: Vec<Scores<Hotkey>> = Vec::new();
     let sum: f64 = raw.values().sum();
     let proposed: BTreeMap<TaskId, f64> =
@@ -142,6 +145,17 @@ async fn from_store(
     Ok(compare(now_ms, &proposal, old, new, &uids))
 }
 
+/// The length of the periods that the evidence is of: the configured one, unless the store is another validator's.
+fn period_of(configured: Duration, newest_s: f64) -> Duration {
+    let off = newest_s / configured.as_secs_f64() - 1.0;
+    // Periods end when they can, not to the millisecond.
+    if off.abs() < 0.05 {
+        configured
+    } else {
+        Duration::try_from_secs_f64(newest_s).unwrap_or(configured)
+    }
+}
+
 /// Stores the weights that were set into the catalogue's file. Returns which file.
 ///
 /// # Errors
@@ -153,4 +167,17 @@ pub fn write(config: &Config, changes: &Changes) -> Result<PathBuf, TuneError> {
     let path = &config.weightings.catalogue;
     tasks::edit::set_weights(path, &changes.weights.iter().cloned().collect())?;
     Ok(path.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn evidence_of_other_periods_than_the_configured_ones_is_taken_for_what_it_is() {
+        let half_an_hour = Duration::from_secs(1_800);
+        assert_eq!(period_of(half_an_hour, 1_800.2), half_an_hour);
+        assert_eq!(period_of(half_an_hour, 20.0), Duration::from_secs(20));
+        assert_eq!(period_of(half_an_hour, f64::NAN), half_an_hour);
+    }
 }
