@@ -6,6 +6,7 @@
 pub mod axon;
 pub mod client;
 mod commitments;
+pub mod epochs;
 mod error;
 mod feed;
 pub mod metagraph;
@@ -14,6 +15,7 @@ mod preflight;
 mod rpc;
 mod signed;
 mod storage;
+pub mod timelock;
 mod transactions;
 pub mod wallet;
 pub mod weights;
