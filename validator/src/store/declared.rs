@@ -10,7 +10,7 @@ use super::{Names, Store, StoreError, failed};
 use crate::tally::ContenderId;
 
 impl Store {
-    /// What each contender declared for the newest period that anything is counted in.
+    /// What each contender declared for the newest finished period that had any. An open one may have rows of some only.
     ///
     /// # Errors
     /// If the database fails.
@@ -18,7 +18,10 @@ impl Store {
         let mut declared = BTreeMap::new();
         let mut names = Names::default();
         let mut rows = self.database.rows(
-            "SELECT hotkey, task, declared FROM tallies WHERE period = (SELECT MAX(period) FROM tallies)",
+            "SELECT hotkey, task, declared FROM tallies WHERE period =
+                 (SELECT id FROM periods WHERE ended_ms IS NOT NULL
+                  AND EXISTS (SELECT 1 FROM tallies AS own WHERE own.period = periods.id)
+                  ORDER BY ended_ms DESC LIMIT 1)",
             &[],
         );
         while let Some(row) = rows.try_next().await.map_err(failed("read the newest capacities"))? {
@@ -46,7 +49,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_period_that_nothing_is_counted_in_yet_is_not_the_newest() {
+    async fn an_open_period_says_nothing_yet() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&Location::Sqlite(folder.path().join("x.sqlite"))).await.unwrap();
         assert_eq!(store.newest_declared().await.unwrap(), BTreeMap::new());
@@ -59,9 +62,16 @@ mod tests {
         let volumes: Vec<_> = declared.values().map(|volume| volume.get()).collect();
         assert_eq!(volumes, [50.0, 70.0]);
 
-        store.save_tallies(second, &BTreeMap::from([declares(2, 90.0)])).await.unwrap();
+        let tallies = BTreeMap::from([declares(2, 90.0)]);
+        store.save_tallies(second, &tallies).await.unwrap();
+        assert_eq!(store.newest_declared().await.unwrap(), declared);
+        store.end_period(second, 3_000, &tallies).await.unwrap();
         let declared = store.newest_declared().await.unwrap();
         assert_eq!(declared, BTreeMap::from([(declares(2, 0.0).0, Volume::from(90))]));
+        // Nobody was there.
+        let third = store.begin_period(3_000).await.unwrap();
+        store.end_period(third, 4_000, &BTreeMap::new()).await.unwrap();
+        assert_eq!(store.newest_declared().await.unwrap(), declared);
         store.close().await;
     }
 }
