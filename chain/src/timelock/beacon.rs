@@ -27,8 +27,8 @@ pub const QUICKNET_PUBLIC_KEY: [u8; 96] = [
 ];
 /// When quicknet published round 1, in Unix seconds.
 pub const QUICKNET_GENESIS_S: u64 = 1_692_803_367;
-/// Seconds between two rounds of quicknet.
-pub const QUICKNET_PERIOD_S: NonZeroU64 = NonZeroU64::new(3).unwrap();
+/// Seconds between two rounds of quicknet: 3.
+pub const QUICKNET_PERIOD_S: NonZeroU64 = NonZeroU64::MIN.saturating_add(2);
 
 /// [`QUICKNET_PUBLIC_KEY`] as a point, so that using it can neither fail nor cost a square root.
 const QUICKNET_POINT: G2Affine = G2Affine::new_unchecked(
