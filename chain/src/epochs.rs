@@ -218,7 +218,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::timelock::Beacon;
+    use timelock::Beacon;
 
     fn modulo(netuid: u16, tempo: u16, head: u64) -> EpochClock {
         EpochClock {

@@ -15,7 +15,6 @@ mod preflight;
 mod rpc;
 mod signed;
 mod storage;
-pub mod timelock;
 mod transactions;
 pub mod wallet;
 pub mod weights;

@@ -10,8 +10,8 @@ use ark_serialize::CanonicalSerialize;
 use sha2::{Digest, Sha256};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use super::TimelockError;
-use super::beacon::{Beacon, round_point};
+use crate::TimelockError;
+use crate::beacon::{Beacon, round_point};
 
 /// The secret key of a beacon of one's own. It signs any round at any time, so it protects nothing.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
@@ -58,7 +58,7 @@ fn compressed<const N: usize>(point: &impl CanonicalSerialize) -> Result<[u8; N]
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::timelock::QUICKNET_PERIOD_S;
+    use crate::QUICKNET_PERIOD_S;
 
     #[test]
     fn a_beacon_accepts_what_its_key_signs() {

@@ -12,8 +12,8 @@ use rand::CryptoRng;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-use super::TimelockError;
-use super::beacon::{Beacon, round_point, signature_point};
+use crate::TimelockError;
+use crate::beacon::{Beacon, round_point, signature_point};
 
 /// How many bytes a ciphertext is longer than its payload.
 pub const OVERHEAD_BYTES: usize = 244;
@@ -195,7 +195,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::timelock::{BeaconKey, QUICKNET_PERIOD_S, WeightsPayload};
+    use crate::{BeaconKey, QUICKNET_PERIOD_S, WeightsPayload};
 
     fn vectors(name: &str) -> Value {
         let folder = std::env::var("TOUCHSTONE_VECTORS")

@@ -14,7 +14,7 @@ use ark_ff::{MontFp, Zero};
 use ark_serialize::CanonicalDeserialize;
 use sha2::{Digest, Sha256};
 
-use super::TimelockError;
+use crate::TimelockError;
 
 /// The public key of drand quicknet: a point of G2, compressed.
 pub const QUICKNET_PUBLIC_KEY: [u8; 96] = [
@@ -154,7 +154,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::timelock::BeaconKey;
+    use crate::BeaconKey;
 
     const ROUND_1000: &str = "b44679b9a59af2ec876b1a6b1ad52ea9b1615fc3982b19576350f93447cb1125e342b73a8dd2bacbe47e4b6b63ed5e39";
 

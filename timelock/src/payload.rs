@@ -7,9 +7,9 @@ use parity_scale_codec::{Decode, Encode};
 use rand::CryptoRng;
 use sha2::Digest;
 
-use super::TimelockError;
-use super::beacon::Beacon;
-use super::cipher::OVERHEAD_BYTES;
+use crate::TimelockError;
+use crate::beacon::Beacon;
+use crate::cipher::OVERHEAD_BYTES;
 
 /// How long a time-locked commit may be; the bound is part of the call's type.
 pub const MAX_COMMIT_BYTES: usize = 5000;
@@ -80,7 +80,7 @@ mod tests {
     use rand::rngs::StdRng;
 
     use super::*;
-    use crate::timelock::{BeaconKey, QUICKNET_PERIOD_S, decrypt};
+    use crate::{BeaconKey, QUICKNET_PERIOD_S, decrypt};
 
     fn sealed(weights: u16) -> Result<Vec<u8>, TimelockError> {
         let weights: Vec<_> = (0..weights).map(|uid| (Uid(uid), u16::MAX)).collect();
