@@ -2,8 +2,10 @@
 //! mainnet's metadata.
 
 mod conformance;
+mod crowd;
 mod dispatch;
 mod epochs;
+mod faults;
 mod rpc;
 
 use std::time::Duration;
@@ -60,6 +62,7 @@ fn quick(data: Option<&std::path::Path>) -> Config {
         listen: ([127, 0, 0, 1], 0).into(),
         block_time: Duration::from_millis(20),
         data: data.map(Into::into),
+        ..Config::default()
     }
 }
 

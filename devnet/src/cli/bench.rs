@@ -27,7 +27,7 @@ pub(super) async fn run(bench: &Bench) -> anyhow::Result<()> {
     let config = Config {
         listen: ([127, 0, 0, 1], 0).into(),
         block_time: Duration::from_millis(250),
-        data: None,
+        ..Config::default()
     };
     let app = App::build(config).await?;
     let (url, chain, controls) = (app.url(), app.chain(), app.controls());

@@ -11,11 +11,13 @@ use serde_json::{Value, json};
 use sp_core::H256;
 use sp_runtime::traits::{BlakeTwo256, Hash};
 use sp_state_machine::{Backend, IterArgs};
+use sp_version::RuntimeVersion;
+use tokio::sync::broadcast::error::RecvError;
 
 use super::params::{Answer, Bytes, block, call_failed, hex_of, invalid, next, optional};
+use crate::node::build::UPGRADES_KEY;
 use crate::node::chain::{Block, Chain};
 use crate::node::state::CallFailed;
-use crate::runtime::VERSION;
 
 /// The most keys that one call answers with, as in Substrate.
 const MOST_KEYS: u32 = 1000;
@@ -38,7 +40,9 @@ pub(super) fn register(module: &mut RpcModule<Chain>) -> Result<(), RegisterMeth
     module.register_blocking_method("state_getMetadata", |params, chain, _| {
         metadata(&params, &chain)
     })?;
-    module.register_method("state_getRuntimeVersion", |_, _, _| json!(VERSION))?;
+    module.register_blocking_method("state_getRuntimeVersion", |params, chain, _| {
+        version(&chain, &*block(&mut params.sequence(), &chain)?)
+    })?;
     module.register_alias("chain_getRuntimeVersion", "state_getRuntimeVersion")?;
     module
         .register_blocking_method("payment_queryInfo", |params, chain, _| fee(&params, &chain))?;
@@ -144,16 +148,43 @@ fn decoded<T: Decode>(function: &str, bytes: &[u8]) -> Answer<T> {
     T::decode(&mut &*bytes).map_err(|_| call_failed(&CallFailed::Answer(function.to_owned())))
 }
 
+fn version(chain: &Chain, block: &Block) -> Answer<RuntimeVersion> {
+    const FUNCTION: &str = "Core_version";
+    let bytes = chain.query(block, FUNCTION, &[]).map_err(|error| call_failed(&error))?;
+    decoded(FUNCTION, &bytes)
+}
+
+/// Tells the version, and each other one that the best branch comes to have.
 async fn runtime_version(
     _params: Params<'static>,
     pending: PendingSubscriptionSink,
-    _chain: Arc<Chain>,
+    chain: Arc<Chain>,
     _extensions: Extensions,
 ) -> SubscriptionResult {
     let sink = pending.accept().await?;
-    sink.send(SubscriptionMessage::new(sink.method_name(), sink.subscription_id(), &VERSION)?)
-        .await?;
-    // It never changes, but the subscription stays open.
-    sink.closed().await;
-    Ok(())
+    let (mut newest, mut blocks) = chain.follow_best();
+    let mut told: Option<RuntimeVersion> = None;
+    let mut upgrades: Option<Vec<u8>> = None;
+    loop {
+        let now = read(&chain, &newest, UPGRADES_KEY)?;
+        if told.is_none() || now != upgrades {
+            upgrades = now;
+            let version = version(&chain, &newest)?;
+            if told.as_ref() != Some(&version) {
+                let message =
+                    SubscriptionMessage::new(sink.method_name(), sink.subscription_id(), &version)?;
+                sink.send(message).await?;
+                told = Some(version);
+            }
+        }
+        let block = tokio::select! {
+            () = sink.closed() => return Ok(()),
+            block = blocks.recv() => block,
+        };
+        match block {
+            Ok(block) => newest = block,
+            Err(RecvError::Lagged(_)) => newest = chain.head(),
+            Err(RecvError::Closed) => return Ok(()),
+        }
+    }
 }
