@@ -6,6 +6,8 @@ mod crowd;
 mod dispatch;
 mod epochs;
 mod faults;
+mod new;
+mod old;
 mod rpc;
 
 use std::time::Duration;
@@ -17,6 +19,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::runtime::{RuntimeOrigin, SubtensorModule, System, genesis};
+use crate::specs::{Genesis, Source, Spec};
 use crate::{App, Config, Controls, DevnetError};
 
 /// More than anything here takes, also on a busy machine.
@@ -36,7 +39,7 @@ fn signed(name: &str) -> RuntimeOrigin {
 
 /// The first state of the chain, at block 1.
 fn first_state() -> TestExternalities {
-    let mut state = TestExternalities::new(genesis::storage().unwrap());
+    let mut state = TestExternalities::new(Genesis::default().storage().unwrap());
     state.execute_with(|| System::set_block_number(1));
     state
 }

@@ -37,6 +37,7 @@ pub(super) async fn run(bench: &Bench) -> anyhow::Result<()> {
     }));
     let client = Client::connect(&url).await?;
     let owner = prepare(&client).await?;
+    let version = client.version().await?;
 
     // One signer with rising nonces: what a full block of one subnet costs, without thousands of keys.
     let make = |nonces: std::ops::Range<u32>| -> Vec<Vec<u8>> {
@@ -48,7 +49,7 @@ pub(super) async fn run(bench: &Bench) -> anyhow::Result<()> {
                 dests: uids.clone(),
                 version_key: 0,
             };
-            signed(&owner, nonce, chain.genesis(), RuntimeCall::SubtensorModule(call))
+            signed(&owner, nonce, chain.genesis(), version, RuntimeCall::SubtensorModule(call))
         };
         nonces.map(set).collect()
     };

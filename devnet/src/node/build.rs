@@ -7,22 +7,21 @@ use sp_core::{Blake2Hasher, H256};
 use sp_inherents::InherentData;
 use sp_runtime::traits::Header as _;
 use sp_runtime::transaction_validity::{InvalidTransaction, TransactionValidityError};
-use sp_runtime::{ApplyExtrinsicResult, Digest};
+use sp_runtime::{ApplyExtrinsicResult, Digest, OpaqueExtrinsic};
 use sp_state_machine::Backend;
 use sp_timestamp::INHERENT_IDENTIFIER;
 
 use super::chain::Block;
 use super::pool::Waiting;
 use super::state::{CallFailed, Overlay, View, execute, execute_for};
-use crate::runtime::{Header, UncheckedExtrinsic};
-
-/// The storage key of a counter (u32, little endian; 0 while it is absent) that each upgrade of the runtime raises by
-/// one. The runtime adds it to its spec version.
-pub const UPGRADES_KEY: &[u8] = b":touchstone:upgrades";
+use crate::runtime::{Header, UPGRADES_KEY};
+use crate::specs::Spec;
 
 /// A block in the making.
 #[derive(Debug)]
 pub(super) struct Build<'a, 'b> {
+    /// Which runtime makes it.
+    pub(super) spec: Spec,
     /// Where its changes gather.
     pub(super) overlay: &'a mut Overlay,
     /// The state that it begins with.
@@ -55,7 +54,7 @@ impl Build<'_, '_> {
         let zero = H256::zero();
         let number = parent.header.number + 1;
         let header = Header::new(number, zero, zero, parent.hash, digest);
-        execute(self.overlay, self.view, "Core_initialize_block", &header.encode())?;
+        execute(self.spec, self.overlay, self.view, "Core_initialize_block", &header.encode())?;
         let mut extrinsics = Vec::new();
         for inherent in self.inherents()? {
             let bytes = inherent.encode();
@@ -87,11 +86,12 @@ impl Build<'_, '_> {
             let raised = upgrades.saturating_add(1).to_le_bytes();
             self.overlay.set_storage(UPGRADES_KEY.to_vec(), Some(raised.to_vec()));
         }
-        let header = execute_for(self.overlay, self.view, "BlockBuilder_finalize_block", &[])?;
+        let header =
+            execute_for(self.spec, self.overlay, self.view, "BlockBuilder_finalize_block", &[])?;
         Ok(Outcome { header, extrinsics, included, invalid })
     }
 
-    fn inherents(&mut self) -> Result<Vec<UncheckedExtrinsic>, CallFailed> {
+    fn inherents(&mut self) -> Result<Vec<OpaqueExtrinsic>, CallFailed> {
         let function = "BlockBuilder_inherent_extrinsics";
         let now_key = frame_support::storage::storage_prefix(b"Timestamp", b"Now");
         let last = self.number_at(&now_key).map_or(0, u64::from_le_bytes);
@@ -100,7 +100,7 @@ impl Build<'_, '_> {
         let mut data = InherentData::new();
         data.put_data(INHERENT_IDENTIFIER, &now)
             .map_err(|_| CallFailed::Answer(function.to_owned()))?;
-        execute_for(self.overlay, self.view, function, &data.encode())
+        execute_for(self.spec, self.overlay, self.view, function, &data.encode())
     }
 
     /// The bytes of a number in the state that the block begins with.
@@ -113,7 +113,7 @@ impl Build<'_, '_> {
     fn apply(&mut self, bytes: &[u8]) -> Result<ApplyOutcome, CallFailed> {
         self.overlay.start_transaction();
         let result: Result<ApplyExtrinsicResult, CallFailed> =
-            execute_for(self.overlay, self.view, "BlockBuilder_apply_extrinsic", bytes);
+            execute_for(self.spec, self.overlay, self.view, "BlockBuilder_apply_extrinsic", bytes);
         let ended = match &result {
             Ok(Ok(_)) => self.overlay.commit_transaction(),
             _ => self.overlay.rollback_transaction(),

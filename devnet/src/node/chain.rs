@@ -1,6 +1,6 @@
 //! The chain: blocks, the state below them, and the transactions that wait for the next one.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use sp_runtime::transaction_validity::{
     InvalidTransaction, TransactionSource, TransactionValidity, TransactionValidityError,
     ValidTransaction,
 };
+use sp_version::RuntimeVersion;
 use tokio::sync::{broadcast, mpsc};
 
 use super::blocks::{Blocks, Unfinal};
@@ -20,7 +21,8 @@ use super::faults::{BadFault, Fault, Faults};
 use super::pool::{NotTaken, Pool, Status};
 use super::state::{CallFailed, Nodes, View};
 use super::store::{Loaded, Store, StoreError, StoredBlock};
-use crate::runtime::{Header, UncheckedExtrinsic, genesis};
+use crate::runtime::Header;
+use crate::specs::{Genesis, Spec};
 
 /// How many blocks finality is behind at most, whatever holds it.
 pub const MOST_UNFINAL: u32 = 1024;
@@ -69,6 +71,17 @@ pub enum ChainError {
     /// The first state cannot be built.
     #[error("the first state cannot be built: {0}")]
     Genesis(String),
+    /// The chain in the folder is of another kind.
+    #[error(
+        "the chain in {} was begun with {was}: start it so, or choose another folder for a new chain",
+        .folder.display()
+    )]
+    BegunOtherwise {
+        /// The folder.
+        folder: PathBuf,
+        /// With what.
+        was: String,
+    },
     /// The file cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -124,6 +137,7 @@ impl Refused {
 /// The chain. All of it is shared; one thread at a time makes blocks.
 #[derive(Debug)]
 pub struct Chain {
+    pub(super) spec: Spec,
     pub(super) genesis: H256,
     pub(super) block_time: Duration,
     /// How many blocks finality is behind the newest one.
@@ -144,8 +158,12 @@ impl Chain {
     /// Starts a chain, or continues the one in `folder`. Every block in there is taken for final.
     ///
     /// # Errors
-    /// If the file is in use, unreadable or damaged.
-    pub fn open(folder: Option<&Path>, block_time: Duration) -> Result<Self, ChainError> {
+    /// If the file is in use, unreadable or damaged, or the chain in it was begun otherwise.
+    pub fn open(
+        folder: Option<&Path>,
+        block_time: Duration,
+        genesis: &Genesis,
+    ) -> Result<Self, ChainError> {
         let (store, loaded) = match folder {
             None => (None, None),
             Some(folder) => {
@@ -154,6 +172,7 @@ impl Chain {
             }
         };
         let mut chain = Self {
+            spec: genesis.spec,
             genesis: H256::zero(),
             block_time,
             finality: 0,
@@ -167,8 +186,20 @@ impl Chain {
             finalized: broadcast::Sender::new(BROADCAST),
         };
         match loaded {
-            Some(loaded) => chain.restore(loaded, store)?,
-            None => chain.begin(store)?,
+            Some(loaded) => {
+                if let Some(folder) = folder {
+                    let read = |key: &[u8]| {
+                        let pair = loaded.pairs.iter().find(|(found, _)| found == key);
+                        pair.map(|(_, value)| value.clone())
+                    };
+                    let folder = || folder.to_owned();
+                    genesis
+                        .check(read)
+                        .map_err(|was| ChainError::BegunOtherwise { folder: folder(), was })?;
+                }
+                chain.restore(loaded, store)?;
+            }
+            None => chain.begin(store, genesis)?,
         }
         Ok(chain)
     }
@@ -180,8 +211,8 @@ impl Chain {
         self
     }
 
-    fn begin(&mut self, store: Option<Store>) -> Result<(), ChainError> {
-        let storage = genesis::storage().map_err(ChainError::Genesis)?;
+    fn begin(&mut self, store: Option<Store>, genesis: &Genesis) -> Result<(), ChainError> {
+        let storage = genesis.storage().map_err(ChainError::Genesis)?;
         let pairs: Vec<(Vec<u8>, Vec<u8>)> = storage.top.into_iter().collect();
         let state_root = self.nodes.build(&pairs);
         let nothing = BlakeTwo256::trie_root(Vec::new(), StateVersion::V1);
@@ -236,6 +267,21 @@ impl Chain {
     /// The hash of the first block.
     pub fn genesis(&self) -> H256 {
         self.genesis
+    }
+
+    /// The spec it was begun with.
+    pub fn spec(&self) -> Spec {
+        self.spec
+    }
+
+    /// The runtime's version at a block.
+    ///
+    /// # Errors
+    /// If the runtime does not tell.
+    pub fn version(&self, block: &Block) -> Result<RuntimeVersion, CallFailed> {
+        let answer = self.query(block, "Core_version", &[])?;
+        RuntimeVersion::decode(&mut answer.as_slice())
+            .map_err(|_| CallFailed::Answer("Core_version".to_owned()))
     }
 
     /// The time between two blocks.
@@ -314,7 +360,7 @@ impl Chain {
     /// If the runtime has no such function or cannot execute it.
     pub fn query(&self, block: &Block, function: &str, data: &[u8]) -> Result<Vec<u8>, CallFailed> {
         let block_time = u64::try_from(self.block_time.as_millis()).unwrap_or(u64::MAX);
-        self.nodes.query(block.header.state_root, block_time, function, data)
+        self.nodes.query(self.spec, block.header.state_root, block_time, function, data)
     }
 
     /// The transactions that wait, as submitted.
@@ -361,9 +407,7 @@ impl Chain {
             return Err(Refused::Invalid(InvalidTransaction::ExhaustsResources.into()));
         }
         // Decoded before it reaches the runtime, which panics on what it cannot decode.
-        let mut rest = bytes;
-        UncheckedExtrinsic::decode(&mut rest).map_err(|_| Refused::Undecodable)?;
-        if !rest.is_empty() {
+        if !self.spec.is_transaction(bytes) {
             return Err(Refused::Undecodable);
         }
         let hash = BlakeTwo256::hash(bytes);

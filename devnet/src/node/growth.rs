@@ -172,6 +172,7 @@ impl Chain {
         let view = self.state(parent);
         let mut overlay = Overlay::default();
         let build = Build {
+            spec: self.spec,
             overlay: &mut overlay,
             view: &view,
             until: Instant::now() + self.block_time,

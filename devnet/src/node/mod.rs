@@ -2,7 +2,7 @@
 
 mod bans;
 mod blocks;
-pub mod build;
+mod build;
 pub mod chain;
 pub mod faults;
 mod growth;

@@ -6,30 +6,40 @@ use std::time::Duration;
 use common::Keypair;
 use parity_scale_codec::Encode;
 use sp_core::H256;
+use sp_runtime::transaction_validity::InvalidTransaction;
 use tokio::sync::mpsc;
 
-use super::build::UPGRADES_KEY;
-use super::chain::{Block, Chain, ChainError, MOST_UNFINAL};
+use super::chain::{Block, Chain, ChainError, MOST_UNFINAL, Refused};
 use super::faults::Fault;
 use super::pool::Status;
 use super::state::{Nodes, Overlay, execute};
-use crate::runtime::RuntimeCall;
+use crate::runtime::{RuntimeCall, UPGRADES_KEY};
 use crate::setup::signed;
+use crate::specs::{Genesis, Spec};
 
 fn chain() -> Chain {
-    Chain::open(None, Duration::from_secs(10)).unwrap()
+    chain_of(Spec::default())
+}
+
+fn chain_of(spec: Spec) -> Chain {
+    let genesis = Genesis { spec, ..Genesis::default() };
+    Chain::open(None, Duration::from_secs(10), &genesis).unwrap()
 }
 
 #[test]
 fn a_block_that_was_made_can_be_executed_again() {
-    let chain = chain();
+    Spec::ALL.into_iter().for_each(a_block_can_be_executed_again);
+}
+
+fn a_block_can_be_executed_again(spec: Spec) {
+    let chain = chain_of(spec);
     let parent = chain.head();
     let block = chain.produce().unwrap();
     let mut encoded = block.header.encode();
     parity_scale_codec::Compact(block.extrinsics.len() as u32).encode_to(&mut encoded);
     encoded.extend(block.extrinsics.concat());
     let view = chain.state(&parent);
-    let again = execute(&mut Overlay::default(), &view, "Core_execute_block", &encoded);
+    let again = execute(spec, &mut Overlay::default(), &view, "Core_execute_block", &encoded);
     assert_eq!(again, Ok(Vec::new()));
     assert_eq!(block.header.parent_hash, parent.hash);
 }
@@ -62,7 +72,9 @@ fn old_blocks_are_forgotten_and_the_newest_state_stays_whole() {
 /// A transaction of `//Alice`.
 fn remark(chain: &Chain, nonce: u32) -> Vec<u8> {
     let call = frame_system::Call::remark { remark: nonce.to_le_bytes().to_vec() };
-    signed(&Keypair::development("Alice"), nonce, chain.genesis(), RuntimeCall::System(call))
+    let version = chain.version(&chain.head()).unwrap().spec_version;
+    let alice = Keypair::development("Alice");
+    signed(&alice, nonce, chain.genesis(), version, RuntimeCall::System(call))
 }
 
 /// Submits it and makes the block that it is in. Returns what its watcher hears.
@@ -218,12 +230,34 @@ fn an_upgrade_raises_the_counter_in_the_next_block_once() {
     };
     chain.order(Fault::UpgradeRuntime).unwrap();
     assert_eq!(upgrades(&chain.head()), None);
-    assert_eq!(upgrades(&chain.produce().unwrap()), Some(vec![1, 0, 0, 0]));
+    // Signed for the old version and in the block that brings the new one; and waiting while it comes.
+    let (waiting, mut watcher) = (remark(&chain, 1), mpsc::unbounded_channel());
+    chain.submit(&remark(&chain, 0), None).unwrap();
+    let block = chain.produce().unwrap();
+    assert_eq!((block.extrinsics.len(), upgrades(&block)), (2, Some(vec![1, 0, 0, 0])));
+    let refused = chain.submit(&waiting, Some(watcher.0)).unwrap_err();
+    assert_eq!(refused, Refused::Invalid(InvalidTransaction::BadProof.into()));
+    assert!(watcher.1.try_recv().is_err());
     assert_eq!(chain.faults().in_force(), []);
     assert_eq!(upgrades(&chain.produce().unwrap()), Some(vec![1, 0, 0, 0]));
     chain.order(Fault::UpgradeRuntime).unwrap();
     chain.produce().unwrap();
     assert_eq!(upgrades(&chain.produce().unwrap()), Some(vec![2, 0, 0, 0]));
+    assert_eq!(chain.version(&chain.head()).unwrap().spec_version, Spec::default().number() + 2);
+}
+
+#[test]
+fn what_waits_while_the_runtime_is_upgraded_becomes_invalid() {
+    let chain = chain();
+    let (sender, mut watcher) = mpsc::unbounded_channel();
+    // Its nonce is for later, so it is not in the block that brings the new version.
+    chain.submit(&remark(&chain, 1), Some(sender)).unwrap();
+    chain.order(Fault::UpgradeRuntime).unwrap();
+    chain.produce().unwrap();
+    chain.submit(&remark(&chain, 0), None).unwrap();
+    chain.produce().unwrap();
+    assert_eq!(told(&mut watcher), [Status::Future, Status::Invalid]);
+    assert_eq!((nonce(&chain), chain.pending_len()), (1, 0));
 }
 
 /// The folder as it would be after a kill: the process that holds it is still there.
@@ -236,7 +270,9 @@ fn killed(folder: &Path) -> tempfile::TempDir {
 #[test]
 fn after_a_reorganisation_and_a_kill_the_folder_holds_the_new_branch() {
     let folder = tempfile::tempdir().unwrap();
-    let open = |folder: &Path| Chain::open(Some(folder), Duration::from_secs(10)).unwrap();
+    let open = |folder: &Path| {
+        Chain::open(Some(folder), Duration::from_secs(10), &Genesis::default()).unwrap()
+    };
     let chain = open(folder.path()).with_finality(8);
     for number in 0..4 {
         included(&chain, number);

@@ -15,9 +15,9 @@ use sp_version::RuntimeVersion;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::params::{Answer, Bytes, block, call_failed, hex_of, invalid, next, optional};
-use crate::node::build::UPGRADES_KEY;
 use crate::node::chain::{Block, Chain};
 use crate::node::state::CallFailed;
+use crate::runtime::UPGRADES_KEY;
 
 /// The most keys that one call answers with, as in Substrate.
 const MOST_KEYS: u32 = 1000;
@@ -41,7 +41,7 @@ pub(super) fn register(module: &mut RpcModule<Chain>) -> Result<(), RegisterMeth
         metadata(&params, &chain)
     })?;
     module.register_blocking_method("state_getRuntimeVersion", |params, chain, _| {
-        version(&chain, &*block(&mut params.sequence(), &chain)?)
+        version(&params, &chain)
     })?;
     module.register_alias("chain_getRuntimeVersion", "state_getRuntimeVersion")?;
     module
@@ -121,6 +121,11 @@ fn call(params: &Params<'_>, chain: &Chain) -> Answer<String> {
     chain.query(&block, &function, &data.0).map(hex_of).map_err(|error| call_failed(&error))
 }
 
+fn version(params: &Params<'_>, chain: &Chain) -> Answer<Value> {
+    let block = block(&mut params.sequence(), chain)?;
+    chain.version(&block).map(|version| json!(version)).map_err(|error| call_failed(&error))
+}
+
 fn metadata(params: &Params<'_>, chain: &Chain) -> Answer<String> {
     let block = block(&mut params.sequence(), chain)?;
     let bytes =
@@ -148,12 +153,6 @@ fn decoded<T: Decode>(function: &str, bytes: &[u8]) -> Answer<T> {
     T::decode(&mut &*bytes).map_err(|_| call_failed(&CallFailed::Answer(function.to_owned())))
 }
 
-fn version(chain: &Chain, block: &Block) -> Answer<RuntimeVersion> {
-    const FUNCTION: &str = "Core_version";
-    let bytes = chain.query(block, FUNCTION, &[]).map_err(|error| call_failed(&error))?;
-    decoded(FUNCTION, &bytes)
-}
-
 /// Tells the version, and each other one that the best branch comes to have.
 async fn runtime_version(
     _params: Params<'static>,
@@ -169,7 +168,7 @@ async fn runtime_version(
         let now = read(&chain, &newest, UPGRADES_KEY)?;
         if told.is_none() || now != upgrades {
             upgrades = now;
-            let version = version(&chain, &newest)?;
+            let version = chain.version(&newest).map_err(|error| error.to_string())?;
             if told.as_ref() != Some(&version) {
                 let message =
                     SubscriptionMessage::new(sink.method_name(), sink.subscription_id(), &version)?;

@@ -63,7 +63,9 @@ async fn remark(client: &WsClient, nonce: u32) -> String {
     let genesis = ask(client, "chain_getBlockHash", rpc_params![0]).await.unwrap();
     let genesis = serde_json::from_value(genesis).unwrap();
     let call = RuntimeCall::System(frame_system::Call::remark { remark: vec![] });
-    let bytes = signed(&Keypair::development("Alice"), nonce, genesis, call);
+    let version = ask(client, "state_getRuntimeVersion", rpc_params![]).await.unwrap();
+    let version = version["specVersion"].as_u64().unwrap() as u32;
+    let bytes = signed(&Keypair::development("Alice"), nonce, genesis, version, call);
     format!("0x{}", hex::encode(bytes))
 }
 
@@ -371,12 +373,25 @@ async fn the_pool_tells_what_is_twice_there_and_what_was_invalid() {
 }
 
 #[tokio::test]
-async fn an_upgrade_of_the_runtime_can_be_read_from_storage() {
+async fn an_upgrade_of_the_runtime_is_announced_and_old_signatures_are_refused() {
     let (devnet, client, control) = devnet(0).await;
-    let key = format!("0x{}", hex::encode(crate::node::build::UPGRADES_KEY));
-    assert!(ask(&client, "state_getStorage", rpc_params![&key]).await.unwrap().is_null());
+    let (method, end) = ("state_subscribeRuntimeVersion", "state_unsubscribeRuntimeVersion");
+    let mut versions: Subscription<Value> =
+        client.subscribe(method, rpc_params![], end).await.unwrap();
+    let before = next(&mut versions).await["specVersion"].as_u64().unwrap();
+    let old = remark(&client, 0).await;
     control.order(&Fault::UpgradeRuntime).await.unwrap();
-    until(&client, "state_getStorage", rpc_params![&key], |value| *value == "0x01000000").await;
+    assert_eq!(next(&mut versions).await["specVersion"], before + 1);
     assert_eq!(control.state().await.unwrap().faults, []);
+    let key = format!("0x{}", hex::encode(crate::runtime::UPGRADES_KEY));
+    let raised = ask(&client, "state_getStorage", rpc_params![key]).await.unwrap();
+    assert_eq!(raised, "0x01000000");
+    let Err(ClientError::Call(error)) = watch(&client, &old).await else { panic!("refused") };
+    assert_eq!(error.code(), 1010);
+    assert_eq!(error.data().unwrap().get(), "\"Transaction has a bad signature\"");
+    watch(&client, &remark(&client, 0).await).await.unwrap();
+    // The commands go on as well.
+    let set_up = crate::setup::Client::connect(&devnet.url).await.unwrap();
+    set_up.faucet(hotkey("poor"), genesis::TAO).await.unwrap();
     devnet.stop().await;
 }

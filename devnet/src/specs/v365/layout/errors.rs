@@ -98,15 +98,39 @@ mod errors {
         /// No slot is free and nobody can be replaced.
         #[codec(index = 47)]
         NoNeuronIdAvailable,
+        /// Nothing that was committed is left to reveal.
+        #[codec(index = 50)]
+        NoWeightsCommitFound,
+        /// What is revealed is not what was committed.
+        #[codec(index = 51)]
+        InvalidRevealCommitHashNotMatch,
         /// The subnet wants commitments, not plain weights.
         #[codec(index = 52)]
         CommitRevealEnabled,
+        /// The subnet takes plain weights, no commitments.
+        #[codec(index = 53)]
+        CommitRevealDisabled,
         /// The subnet has no such mechanism.
         #[codec(index = 71)]
         MechanismDoesNotExist,
         /// There is no such subnet.
         #[codec(index = 73)]
         SubnetNotExists,
+        /// Ten commitments of the hotkey wait already.
+        #[codec(index = 74)]
+        TooManyUnrevealedCommits,
+        /// The epoch in which this could be revealed is over.
+        #[codec(index = 75)]
+        ExpiredWeightCommit,
+        /// The epoch in which this can be revealed has not begun.
+        #[codec(index = 76)]
+        RevealTooEarly,
+        /// The lists of a batch are not equally long.
+        #[codec(index = 77)]
+        InputLengthsUnequal,
+        /// `WeightsSetRateLimit` blocks have not passed.
+        #[codec(index = 78)]
+        CommittingWeightsTooFast,
         /// Below the smallest stake.
         #[codec(index = 79)]
         AmountTooLow,
@@ -122,6 +146,18 @@ mod errors {
         /// A number ran over.
         #[codec(index = 103)]
         Overflow,
+        /// The version is not `CommitRevealWeightsVersion`.
+        #[codec(index = 109)]
+        IncorrectCommitRevealVersion,
+        /// More than 100 epochs.
+        #[codec(index = 110)]
+        RevealPeriodTooLarge,
+        /// Less than one epoch.
+        #[codec(index = 111)]
+        RevealPeriodTooSmall,
+        /// A value out of its range.
+        #[codec(index = 112)]
+        InvalidValue,
         /// `SubnetLimit` is reached.
         #[codec(index = 113)]
         SubnetLimitReached,
