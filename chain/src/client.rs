@@ -23,8 +23,9 @@ use crate::storage::At;
 /// Block time where the runtime does not state one: that of the main network.
 const DEFAULT_BLOCK_TIME: Duration = Duration::from_secs(12);
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
-/// Public nodes turn callers away who ask too often; asking on prolongs it.
-const TURNED_AWAY_PAUSE: Duration = Duration::from_secs(60);
+/// Public nodes turn callers away who ask too often, and asking on prolongs it: they are left alone for so many times
+/// the longest pause.
+const TURNED_AWAY_PAUSES: u32 = 4;
 
 /// A chain. Clones share one connection, to one of the configured nodes.
 ///
@@ -287,7 +288,8 @@ impl Chain {
         match loss {
             Some(Loss::Left) => return,
             Some(Loss::TurnedAway) => {
-                attempts.nodes[node].not_before = Some(Instant::now() + TURNED_AWAY_PAUSE);
+                attempts.nodes[node].not_before =
+                    Some(Instant::now() + self.inner.config.longest_pause * TURNED_AWAY_PAUSES);
             }
             Some(Loss::Broken | Loss::Silent) | None => {}
         }
@@ -301,7 +303,7 @@ impl Chain {
         if let ChainError::Unreachable { source, .. } = reason
             && turned_away(source)
         {
-            pause = pause.max(TURNED_AWAY_PAUSE);
+            pause = pause.max(longest * TURNED_AWAY_PAUSES);
         }
         Pause {
             failures: before.failures.saturating_add(1),

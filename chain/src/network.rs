@@ -55,7 +55,8 @@ pub struct ChainConfig {
     pub fallbacks: Vec<Url>,
     /// How long one request may take.
     pub deadline: Duration,
-    /// The longest pause between two attempts to connect again.
+    /// The longest pause between two attempts to connect again; four times as long after a node has said that it is asked
+    /// too much.
     pub longest_pause: Duration,
     /// How often the nodes are looked at when there are several.
     pub look_every: Duration,
