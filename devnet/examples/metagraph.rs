@@ -72,7 +72,7 @@ async fn fill(client: &Client, netuid: Netuid, size: u16) -> anyhow::Result<()> 
     client.sudo_set("tempo", Some(netuid), 0).await?;
     let registrations =
         (1..size).map(|number| client.burned_register(&coldkey, netuid, key(number)));
-    let done = futures::stream::iter(registrations).buffer_unordered(256).collect::<Vec<_>>().await;
+    let done = futures::stream::iter(registrations).buffer_unordered(64).collect::<Vec<_>>().await;
     done.into_iter().collect::<Result<Vec<_>, _>>()?;
     Ok(())
 }

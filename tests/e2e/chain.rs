@@ -26,7 +26,7 @@ const BLOCK_TIME: Duration = Duration::from_millis(50);
 pub(crate) struct Devnet {
     address: SocketAddr,
     pub(crate) controls: Controls,
-    inside: Arc<::devnet::node::chain::Chain>,
+    pub(crate) inside: Arc<::devnet::node::chain::Chain>,
     stop: CancellationToken,
     running: JoinHandle<()>,
 }

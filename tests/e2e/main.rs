@@ -8,12 +8,14 @@
 )]
 
 mod chain;
+mod chain_faults;
 mod checking;
 mod commit_reveal;
 mod conformance_chain;
 mod conformance_common;
 mod conformance_scoring;
 mod explain;
+mod failover;
 mod faults;
 mod indistinguishable;
 mod localnet;

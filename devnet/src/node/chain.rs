@@ -383,15 +383,21 @@ impl Chain {
     /// # Errors
     /// If the runtime does not tell.
     pub fn next_nonce(&self, account: [u8; 32]) -> Result<u32, CallFailed> {
-        let head = self.head();
-        let answer = self.query(&head, "AccountNonceApi_account_nonce", &account)?;
-        let mut nonce = u32::decode(&mut answer.as_slice())
-            .map_err(|_| CallFailed::Answer("AccountNonceApi_account_nonce".to_owned()))?;
-        let pool = lock(&self.pool);
-        while pool.provides(&(account, nonce).encode()) {
-            nonce = nonce.saturating_add(1);
+        loop {
+            let head = self.head();
+            let answer = self.query(&head, "AccountNonceApi_account_nonce", &account)?;
+            let mut nonce = u32::decode(&mut answer.as_slice())
+                .map_err(|_| CallFailed::Answer("AccountNonceApi_account_nonce".to_owned()))?;
+            let pool = lock(&self.pool);
+            // What waited may have come into a block meanwhile: then it is in neither of the two.
+            if self.head().hash != head.hash {
+                continue;
+            }
+            while pool.provides(&(account, nonce).encode()) {
+                nonce = nonce.saturating_add(1);
+            }
+            return Ok(nonce);
         }
-        Ok(nonce)
     }
 
     /// Takes a transaction into the pool if it is valid.
