@@ -5,6 +5,7 @@ mod conformance;
 mod dispatch;
 mod epochs;
 mod rpc;
+mod sdk;
 
 use std::time::Duration;
 

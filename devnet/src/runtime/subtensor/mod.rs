@@ -9,6 +9,7 @@ mod errors;
 mod events;
 pub mod info;
 mod registration;
+mod sdk;
 mod serving;
 mod staking;
 mod storage;
@@ -19,6 +20,7 @@ use frame_support::pallet_macros::import_section;
 use frame_support::weights::Weight;
 
 pub use pallet::*;
+pub use sdk::{EpochConsensus, I64F64, LockState};
 pub use weights::storage_index;
 
 /// What a call weighs. All weigh the same: a development chain needs no better.
@@ -35,6 +37,7 @@ pub const MIN_STAKE: u64 = 2_000_000;
 #[import_section(errors::errors)]
 #[import_section(events::events)]
 #[import_section(storage::storage)]
+#[import_section(sdk::sdk)]
 #[frame_support::pallet]
 pub mod pallet {
     use frame_support::pallet_prelude::*;
@@ -43,6 +46,7 @@ pub mod pallet {
     use sp_runtime::SaturatedConversion;
 
     use super::CALL_WEIGHT;
+    use super::sdk::*;
     use super::types::*;
 
     /// What the pallet needs of the runtime.
