@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{BlockNumber, Netuid, Uid};
+use common::{BlockNumber, MechanismId, Netuid, Uid};
 use subxt::dynamic::Value;
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
@@ -109,9 +109,14 @@ impl Chain {
         metagraph::read(&at, netuid).await
     }
 
-    /// The weights that neuron `uid` has set, as the chain stores them at the newest finalized block.
-    pub async fn weights(&self, netuid: Netuid, uid: Uid) -> Result<Vec<(Uid, u16)>, ChainError> {
-        self.finalized_at().await?.weights(netuid, uid).await
+    /// The weights that neuron `uid` has set in a mechanism, as the chain stores them at the newest finalized block.
+    pub async fn weights(
+        &self,
+        netuid: Netuid,
+        mechanism: MechanismId,
+        uid: Uid,
+    ) -> Result<Vec<(Uid, u16)>, ChainError> {
+        self.finalized_at().await?.weights(netuid, mechanism, uid).await
     }
 
     /// How long the chain takes for a block, from the runtime's own constants.

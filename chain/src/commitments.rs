@@ -13,9 +13,9 @@ use crate::client::Chain;
 use crate::error::{BlockHash, ChainError};
 use crate::metagraph::MAX_NEURONS;
 use crate::preflight::{CommitFacts, check_commit};
+use crate::serving::PROOF_PATIENCE;
 use crate::signed::{Call, Included, SubmitError, pause_after};
 use crate::storage::{At, Key as _};
-use crate::transactions::PROOF_PATIENCE;
 
 const PALLET: &str = "Commitments";
 

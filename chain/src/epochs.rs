@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use common::{BlockNumber, Netuid};
+use serde::{Deserialize, Serialize};
 
 /// Blocks after the first possible reveal to which the reveal is aimed, so that the round's signature, which the chain
 /// fetches by itself, has arrived by then. The constant of the official packages.
@@ -62,7 +63,7 @@ pub enum NoReveal {
 ///
 /// A commit that is included later may belong to a later epoch; it is then still revealed, though its round is known
 /// earlier than need be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reveal {
     /// The block from which this was foreseen.
     pub head: BlockNumber,
@@ -116,6 +117,20 @@ impl EpochClock {
             }
             EpochRule::Scheduler(schedule) => schedule.next(self.head, self.tempo).run,
         }))
+    }
+
+    /// The epoch under which the chain files a commit in the block after `head`. `None` with a tempo of 0.
+    pub fn epoch(&self) -> Option<u64> {
+        Some(self.reveal(1).ok()?.commit_epoch)
+    }
+
+    /// The epoch under which the chain files a commit in that block. `None` with a tempo of 0, and where only the chain's
+    /// own storage tells.
+    pub(crate) fn epoch_of(&self, block: BlockNumber) -> Option<u64> {
+        match self.rule {
+            EpochRule::Modulo if self.tempo > 0 => Some(self.shifted(block.0) / self.cycle()),
+            _ => None,
+        }
     }
 
     /// When a commit that is included in the block after `head` is revealed. `period` is `RevealPeriodEpochs`.

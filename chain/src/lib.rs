@@ -9,14 +9,18 @@ mod commitments;
 pub mod epochs;
 mod error;
 mod feed;
+#[cfg(test)]
+mod main_network;
 pub mod metagraph;
 mod network;
 mod preflight;
 mod rpc;
+mod serving;
 mod signed;
 mod storage;
-mod transactions;
+mod submission;
 pub mod wallet;
+mod weight_facts;
 pub mod weights;
 
 pub use axon::{Axon, AxonRefused};
@@ -26,9 +30,14 @@ pub use error::{BlockHash, ChainError};
 pub use metagraph::{Hyperparameters, Metagraph, Neuron};
 pub use network::{BadNetwork, ChainConfig, Network};
 pub use preflight::{
-    CommitFacts, Preflight, ServeFacts, WeightFacts, check_commit, check_serve, check_weights,
+    CommitFacts, CommitReveal, MAX_UNREVEALED, Preflight, ServeFacts, Way, WeightFacts,
+    check_commit, check_serve, check_weights, choose_way, why_dropped,
 };
-pub use signed::{PoolRefusal, SubmitError};
-pub use transactions::{Served, WeightsSet};
+pub use serving::Served;
+pub use signed::{LIFETIME_BLOCKS, PoolRefusal, SubmitError};
+pub use submission::{
+    Digest, Failure, Kind, Next, PlannedKind, Prepared, Stage, Standing, Submission, WeightsPlan,
+    plan_weights, settle,
+};
 pub use wallet::{WalletError, WalletPaths};
 pub use weights::BadWeights;

@@ -6,6 +6,7 @@ use subxt::ext::scale_decode::DecodeAsType;
 
 use crate::axon::{Axon, AxonFields};
 use crate::client::head;
+use crate::epochs::{EpochClock, EpochRule, Schedule};
 use crate::error::{BlockHash, ChainError};
 use crate::storage::{At, Found, Key as _, Slot};
 
@@ -93,7 +94,7 @@ pub(crate) struct Rules {
     pub(crate) exists: bool,
     pub(crate) neurons: u16,
     pub(crate) owner: Option<Hotkey>,
-    pub(crate) next_epoch: Option<BlockNumber>,
+    pub(crate) clock: EpochClock,
     tao_weight: u64,
     validator_permit: Vec<bool>,
     active: Vec<bool>,
@@ -138,6 +139,8 @@ pub(crate) async fn read_rules(at: &At, netuid: Netuid) -> Result<Rules, ChainEr
     let dividends = of_subnet("Dividends")?;
     let last_epoch = of_subnet("LastEpochBlock")?;
     let pending_epoch = of_subnet("PendingEpochAt")?;
+    let epoch_index = of_subnet("SubnetEpochIndex")?;
+    let idle_blocks = of_subnet("BlocksSinceLastStep")?;
     let tao_weight = batch.add("TaoWeight", [])?;
     let stake_threshold = batch.add("StakeThreshold", [])?;
     let found = batch.fetch().await?;
@@ -147,11 +150,17 @@ pub(crate) async fn read_rules(at: &At, netuid: Netuid) -> Result<Rules, ChainEr
         Some(blocks) => blocks,
         None => found.get_or_default::<u64>(activity_factor)?.saturating_mul(tempo.into()) / 1000,
     };
-    let block = at.block().block_number();
-    let next_epoch = match found.get::<u64>(last_epoch)? {
-        Some(last) => scheduled_epoch(block, last, found.get_or_default(pending_epoch)?, tempo),
-        None => periodic_epoch(block, netuid, tempo),
+    // Which of the two ways of placing epochs the runtime has is told by whether it counts them.
+    let rule = match found.get::<u64>(epoch_index)? {
+        Some(index) => EpochRule::Scheduler(Schedule {
+            last_epoch: BlockNumber(found.get_or_default(last_epoch)?),
+            pending_at: BlockNumber(found.get_or_default(pending_epoch)?),
+            index,
+            idle_blocks: found.get_or_default(idle_blocks)?,
+        }),
+        None => EpochRule::Modulo,
     };
+    let head = BlockNumber(at.block().block_number());
     let stake_threshold_rao = found.get_or_default(stake_threshold)?;
     Ok(Rules {
         params: Hyperparameters {
@@ -170,7 +179,7 @@ pub(crate) async fn read_rules(at: &At, netuid: Netuid) -> Result<Rules, ChainEr
         exists: found.get_or_default(exists)?,
         neurons: found.get_or_default::<u16>(neurons)?.min(MAX_NEURONS),
         owner: found.account(owner)?,
-        next_epoch,
+        clock: EpochClock { netuid, tempo, head, rule },
         tao_weight: found.get_or_default(tao_weight)?,
         validator_permit: found.get_or_default(validator_permit)?,
         active: found.get_or_default(active)?,
@@ -247,7 +256,7 @@ pub(crate) async fn read(at: &At, netuid: Netuid) -> Result<Metagraph, ChainErro
         netuid,
         neurons,
         params: rules.params,
-        next_epoch: rules.next_epoch,
+        next_epoch: rules.clock.next_epoch(),
         owner: rules.owner,
     })
 }
@@ -301,52 +310,4 @@ fn share(values: &[u16], uid: Uid) -> f64 {
 
 fn tao(rao: u64) -> f64 {
     rao as f64 / RAO_PER_TAO
-}
-
-/// The next epoch after `block` on runtimes that keep a schedule: at `pending` if one was asked for, else `tempo` after
-/// the last.
-fn scheduled_epoch(block: u64, last: u64, pending: u64, tempo: u16) -> Option<BlockNumber> {
-    let regular = (tempo > 0).then(|| last.saturating_add(tempo.into()));
-    let asked = (pending > 0).then_some(pending);
-    let next = [regular, asked].into_iter().flatten().min()?;
-    // An epoch that is due but deferred runs in the next block at the earliest.
-    Some(BlockNumber(next.max(block.saturating_add(1))))
-}
-
-/// The next epoch after `block` on older runtimes: every block with `(block + netuid + 1) % (tempo + 1) == 0`.
-fn periodic_epoch(block: u64, netuid: Netuid, tempo: u16) -> Option<BlockNumber> {
-    if tempo == 0 {
-        return None;
-    }
-    let period = u64::from(tempo) + 1;
-    let next = block.saturating_add(1);
-    let phase = (next.saturating_add(netuid.0.into()).saturating_add(1)) % period;
-    Some(BlockNumber(next.saturating_add((period - phase) % period)))
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    #[test]
-    fn a_scheduled_epoch_comes_one_tempo_after_the_last_or_when_asked_for() {
-        assert_eq!(scheduled_epoch(1100, 1000, 0, 360), Some(BlockNumber(1360)));
-        assert_eq!(scheduled_epoch(1100, 1000, 1200, 360), Some(BlockNumber(1200)));
-        assert_eq!(scheduled_epoch(1400, 1000, 0, 360), Some(BlockNumber(1401)), "overdue");
-        assert_eq!(scheduled_epoch(1400, 1000, 0, 0), None);
-    }
-
-    proptest! {
-        #[test]
-        fn the_next_periodic_epoch_is_the_first_block_that_fits(
-            block in 0..10_000_u64, netuid: u16, tempo in 1..500_u16,
-        ) {
-            let fits = |block: u64| (block + u64::from(netuid) + 1).is_multiple_of(u64::from(tempo) + 1);
-            let first = (block + 1..).find(|&block| fits(block));
-            let next = periodic_epoch(block, Netuid(netuid), tempo);
-            prop_assert_eq!(next, first.map(BlockNumber));
-        }
-    }
 }

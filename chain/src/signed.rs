@@ -26,7 +26,7 @@ use crate::rpc::{BlockClient, Connection};
 use crate::storage::PALLET;
 
 /// How many blocks a transaction lives: long enough for a full pool, short enough that an unknown outcome is soon known.
-const LIFETIME_BLOCKS: u64 = 64;
+pub const LIFETIME_BLOCKS: u64 = 64;
 /// Finality follows the newest block by a few blocks; a transaction's fate is final this long after its end.
 const FINALITY_BLOCKS: u32 = 16;
 /// How often finalized blocks are looked at when the node no longer tells by itself.

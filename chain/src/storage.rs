@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use common::{Hotkey, Netuid, Uid};
+use common::{Hotkey, MechanismId, Netuid, Uid};
 use subxt::dynamic::Value;
 use subxt::ext::scale_decode::DecodeAsType;
 use subxt::metadata::Metadata;
@@ -85,18 +85,32 @@ impl At {
         }
     }
 
-    /// The weights that `uid` has set in the first mechanism of the subnet.
+    /// The weights that `uid` has set in a mechanism of the subnet.
     pub(crate) async fn weights(
         &self,
         netuid: Netuid,
+        mechanism: MechanismId,
         uid: Uid,
     ) -> Result<Vec<(Uid, u16)>, ChainError> {
         let mut batch = self.batch("reading weights");
-        let weights = batch.add("Weights", [netuid.key(), uid.key()])?;
+        let weights = batch.add("Weights", [index_key(netuid, mechanism)?, uid.key()])?;
         let found = batch.fetch().await?;
         let weights: Vec<(u16, u16)> = found.get_or_default(weights)?;
         Ok(weights.into_iter().map(|(uid, weight)| (Uid(uid), weight)).collect())
     }
+}
+
+/// Under which number the chain keeps what each mechanism has of its own, `NetUidStorageIndex`: `mecid * 4096 + netuid`.
+/// `None` for a mechanism that no subnet can have.
+pub(crate) fn storage_index(netuid: Netuid, mechanism: MechanismId) -> Option<u16> {
+    u16::from(mechanism.0).checked_mul(4096)?.checked_add(netuid.0)
+}
+
+pub(crate) fn index_key(netuid: Netuid, mechanism: MechanismId) -> Result<Value, ChainError> {
+    let index = storage_index(netuid, mechanism).ok_or_else(|| {
+        ChainError::unexpected("naming a mechanism", "no subnet can have so many")
+    })?;
+    Ok(Value::u128(index.into()))
 }
 
 fn entry<'a>(
@@ -156,6 +170,11 @@ impl<'a> Batch<'a> {
 }
 
 impl Found<'_> {
+    /// Whether there is a value of the item's own, not only a default.
+    pub(crate) fn is_stored(&self, slot: Slot) -> bool {
+        slot.index.is_some_and(|index| matches!(self.values.get(index), Some(Some(_))))
+    }
+
     /// The item's value, or its default. `None` when the runtime has neither the item nor a default for it.
     pub(crate) fn get<T: DecodeAsType>(&self, slot: Slot) -> Result<Option<T>, ChainError> {
         let Some(index) = slot.index else { return Ok(None) };

@@ -15,6 +15,13 @@ pub struct Uid(pub u16);
 #[serde(transparent)]
 pub struct Netuid(pub u16);
 
+/// One of a subnet's incentive mechanisms, each with weights of its own; the chain calls it `mecid`. Every subnet has 0.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct MechanismId(pub u8);
+
 /// The height of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -29,7 +36,7 @@ macro_rules! shown_as_number {
         }
     )*};
 }
-shown_as_number!(Uid, Netuid, BlockNumber);
+shown_as_number!(Uid, Netuid, MechanismId, BlockNumber);
 
 /// The name of a task in the catalogue, such as `chat-llama-3-1-8b`: 1 to 64 of `a-z 0-9 - .`, starting with a
 /// letter or digit. It doubles as the model name in the OpenAI-compatible API.

@@ -14,5 +14,5 @@ pub mod openai;
 pub mod receipt;
 
 pub use hotkey::{BadHotkey, Hotkey};
-pub use ids::{BadTaskId, BadVolume, BlockNumber, Netuid, TaskId, Uid, Volume};
+pub use ids::{BadTaskId, BadVolume, BlockNumber, MechanismId, Netuid, TaskId, Uid, Volume};
 pub use keypair::{Keypair, Signature};

@@ -12,7 +12,7 @@ mod payload;
 pub use beacon::{Beacon, QUICKNET_GENESIS_S, QUICKNET_PERIOD_S, QUICKNET_PUBLIC_KEY};
 pub use cipher::{OVERHEAD_BYTES, decrypt};
 pub use local::BeaconKey;
-pub use payload::{MAX_COMMIT_BYTES, WeightsPayload, commit_hash};
+pub use payload::{MAX_COMMIT_BYTES, MAX_COMMIT_WEIGHTS, WeightsPayload, commit_hash};
 
 /// Why something cannot be sealed, opened or verified.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

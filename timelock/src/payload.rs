@@ -14,6 +14,10 @@ use crate::cipher::OVERHEAD_BYTES;
 /// How long a time-locked commit may be; the bound is part of the call's type.
 pub const MAX_COMMIT_BYTES: usize = 5000;
 
+/// How many weights fit into one. (Two vectors of 16-bit numbers, each with a length of two bytes up to 16,383 numbers.)
+pub const MAX_COMMIT_WEIGHTS: usize =
+    (MAX_COMMIT_BYTES - OVERHEAD_BYTES - (1 + 32) - 2 * 2 - 8) / (2 * 2);
+
 /// Weights as they are sealed for commit-reveal version 4; the chain calls this `WeightsTlockPayload`.
 ///
 /// SCALE-encoded. The chain drops it in silence unless `hotkey` is the one that committed it.
@@ -93,6 +97,7 @@ mod tests {
 
     #[test]
     fn a_commit_the_chain_would_not_take_is_refused_with_its_length() {
+        assert_eq!(MAX_COMMIT_WEIGHTS, 1177);
         assert_eq!(sealed(1176).map(|commit| commit.len()), Ok(4993));
         assert_eq!(sealed(1177).map(|commit| commit.len()), Ok(4997));
         assert_eq!(sealed(1178), Err(TimelockError::CommitTooLong { bytes: 5001 }));
