@@ -5,16 +5,19 @@
 //! cargo run -p chain --example subnet -- ws://127.0.0.1:9944 1 ~/.bittensor/wallets local validator 0=1 2=0.5
 //! ```
 //!
-//! The second sets weights in the open, so commit-reveal must be off. The interoperability test compares what is printed
-//! with what the official Python SDK reads.
+//! The second sends weights in the way that the subnet wants; commits are not waited for until they are revealed. The
+//! interoperability test compares what is printed with what the official Python SDK reads.
 
 use std::error::Error;
 use std::path::PathBuf;
 
 use chain::wallet::load_hotkey;
-use chain::{Chain, ChainConfig, WalletPaths, weights};
-use common::Netuid;
+use chain::{Chain, ChainConfig, CommitReveal, WalletPaths, plan_weights, weights};
+use common::{MechanismId, Netuid};
 use serde_json::{Value, json};
+
+/// The only mechanism of most subnets.
+const MECHANISM: MechanismId = MechanismId(0);
 
 const USAGE: &str =
     "usage: subnet URL NETUID [WALLETS NAME HOTKEY UID=WEIGHT ...]; see the example's source";
@@ -54,7 +57,9 @@ async fn set(
     };
     let scores = scores.iter().map(score).collect::<Result<Vec<_>, _>>()?;
     let keypair = load_hotkey(wallet)?;
-    chain.set_weights(netuid, &weights::encode(&scores)?, 0, &keypair).await?;
+    let facts = chain.weight_facts(netuid, MECHANISM, keypair.hotkey()).await?;
+    let plan = plan_weights(&facts, &weights::encode(&scores)?, 0, CommitReveal::Auto)?;
+    chain.send_weights(&plan.prepare(&mut rand::rng())?, &keypair).await?;
     Ok(())
 }
 
@@ -62,7 +67,7 @@ async fn read(chain: &Chain, netuid: Netuid) -> Result<Value, Box<dyn Error>> {
     let metagraph = chain.metagraph(netuid).await?;
     let mut neurons = Vec::new();
     for neuron in &metagraph.neurons {
-        let weights: Vec<_> = chain.weights(netuid, neuron.uid).await?;
+        let weights: Vec<_> = chain.weights(netuid, MECHANISM, neuron.uid).await?;
         neurons.push(json!({
             "uid": neuron.uid.0,
             "hotkey": neuron.hotkey.to_string(),
