@@ -2,5 +2,6 @@
 
 pub mod chain;
 pub mod pool;
+pub(crate) mod shield;
 pub mod state;
 pub mod store;

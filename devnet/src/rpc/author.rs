@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use super::params::{Answer, Bytes, hex_of, next};
 use crate::node::chain::{Chain, Refused};
 use crate::node::pool::NotTaken;
+use crate::node::shield;
 
 // The codes of Substrate's pool.
 const VERIFICATION: i32 = 1002;
@@ -41,7 +42,7 @@ pub(super) fn register(module: &mut RpcModule<Chain>) -> Result<(), RegisterMeth
 
 fn submit(params: &Params<'_>, chain: &Chain) -> Answer<H256> {
     let bytes: Bytes = next(&mut params.sequence())?;
-    chain.submit(&bytes.0, None).map_err(|why| refusal(&why))
+    shield::submit(chain, &bytes.0, None).map_err(|why| refusal(&why))
 }
 
 async fn watch(
@@ -60,7 +61,7 @@ async fn watch(
     let (sender, mut updates) = mpsc::unbounded_channel();
     // Checking a signature takes longer than other connections should wait.
     let submitted =
-        tokio::task::spawn_blocking(move || chain.submit(&bytes.0, Some(sender))).await?;
+        tokio::task::spawn_blocking(move || shield::submit(&chain, &bytes.0, Some(sender))).await?;
     if let Err(why) = submitted {
         pending.reject(refusal(&why)).await;
         return Ok(());

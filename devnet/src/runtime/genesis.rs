@@ -1,11 +1,13 @@
 //! The first state: a rich `//Alice` who holds the sudo key, a few more accounts, the root network.
 
 use common::Keypair;
+use frame_support::BoundedVec;
+use frame_support::traits::ConstU32;
 use sp_runtime::{AccountId32, BuildStorage};
 use sp_state_machine::BasicExternalities;
 
 use super::subtensor::{self, ROOT};
-use super::{Balance, Runtime, RuntimeGenesisConfig, SystemConfig, sudo};
+use super::{Balance, Runtime, RuntimeGenesisConfig, SystemConfig, mev_shield, sudo};
 
 /// 1 TAO in rao.
 pub const TAO: Balance = 1_000_000_000;
@@ -42,6 +44,9 @@ pub fn storage() -> Result<sp_core::storage::Storage, String> {
         sudo::Key::<Runtime>::put(development_account("Alice"));
         subtensor::TotalIssuance::<Runtime>::put(issued);
         create_root();
+        if let Ok(key) = mev_shield::public_key().try_into() {
+            mev_shield::NextKey::<Runtime>::put::<BoundedVec<u8, ConstU32<2048>>>(key);
+        }
     });
     Ok(storage)
 }

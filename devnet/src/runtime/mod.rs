@@ -411,6 +411,15 @@ impl_runtime_apis! {
         }
     }
 
+    impl self::sdk_apis::ShieldApi<Block> for Runtime {
+        fn carried(uxt: UncheckedExtrinsic) -> Option<Vec<u8>> {
+            match uxt.function {
+                RuntimeCall::MevShield(mev_shield::Call::submit_encrypted { ciphertext }) => Some(ciphertext.into_inner()),
+                _ => None,
+            }
+        }
+    }
+
     impl self::sdk_apis::BetaBasketRuntimeApi<Block> for Runtime {
         fn get_root_basket_owed(_coldkey: AccountId32) -> u64 {
             0

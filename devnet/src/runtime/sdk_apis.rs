@@ -33,6 +33,12 @@ sp_api::decl_runtime_apis! {
         fn sim_swap_alpha_for_tao(netuid: u16, alpha: u64) -> SimSwapResult;
     }
 
+    /// For the block producer: transactions that are sealed inside others.
+    pub trait ShieldApi {
+        /// What a transaction carries, if it is a carrier.
+        fn carried(uxt: Block::Extrinsic) -> Option<Vec<u8>>;
+    }
+
     /// Baskets of root stakers, of newer runtimes. This chain has none.
     pub trait BetaBasketRuntimeApi {
         /// What a coldkey could claim, in rao.

@@ -24,8 +24,10 @@ const EXPECTED: &[&str] = &[
 
 /// What only newer runtimes have, and the official SDK asks every chain for.
 const NEWER: &[&str] = &[
+    "call MevShield.submit_encrypted",
     "function BetaBasketRuntimeApi.get_root_basket_owed",
     "function BetaBasketRuntimeApi.get_root_basket_positions",
+    "function ShieldApi.carried",
     "function StakeInfoRuntimeApi.get_stake_availability_for_coldkeys",
     "function SubnetInfoRuntimeApi.get_subnet_hyperparams_v3",
     "function SwapRuntimeApi.current_alpha_price_all",
