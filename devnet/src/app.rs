@@ -1,6 +1,7 @@
 //! A running devnet: the chain, its clock and its server.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +15,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use crate::node::chain::{Chain, ChainError};
+use crate::specs::pulses::{self, PulsesError};
+use crate::specs::{Fees, Genesis, Source, Spec};
 use crate::{metrics, rpc};
 
 /// How a devnet is run.
@@ -25,15 +28,52 @@ pub struct Config {
     pub block_time: Duration,
     /// The folder that the chain is kept in; in memory only without one.
     pub data: Option<PathBuf>,
+    /// Which runtime it has.
+    pub spec: Spec,
+    /// Where the signatures that open time-locked weights come from.
+    pub beacon: Beacon,
+    /// Who pays for what hotkeys call.
+    pub fees: Fees,
+}
+
+/// A chain's beacon.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Beacon {
+    /// Of its own, whose key everybody knows: see [`crate::runtime::drand::beacon_key`].
+    Own {
+        /// Seconds between two rounds.
+        period_s: NonZeroU32,
+    },
+    /// Recorded pulses of drand quicknet in this file: see [`pulses::read`].
+    Recorded(PathBuf),
+}
+
+impl Default for Beacon {
+    /// Its own, with a round every second.
+    fn default() -> Self {
+        Self::Own { period_s: NonZeroU32::MIN }
+    }
+}
+
+impl Beacon {
+    fn source(self) -> Result<Source, PulsesError> {
+        Ok(match self {
+            Self::Own { period_s } => Source::Own { period_s },
+            Self::Recorded(file) => Source::Recorded(pulses::read(&file)?),
+        })
+    }
 }
 
 impl Default for Config {
-    /// A block every 250 ms on `127.0.0.1:9944`, in memory.
+    /// A block every 250 ms on `127.0.0.1:9944`, in memory, with spec 365.
     fn default() -> Self {
         Self {
             listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9944),
             block_time: Duration::from_millis(250),
             data: None,
+            spec: Spec::default(),
+            beacon: Beacon::default(),
+            fees: Fees::default(),
         }
     }
 }
@@ -52,6 +92,9 @@ pub enum DevnetError {
         /// Why not.
         source: std::io::Error,
     },
+    /// The recorded pulses cannot be used.
+    #[error("the beacon has no pulses")]
+    Pulses(#[from] PulsesError),
     /// The chain could not be opened or a block not be made.
     #[error(transparent)]
     Chain(#[from] ChainError),
@@ -88,7 +131,11 @@ impl App {
             .map_err(|source| DevnetError::Listen { address, source })?;
         let local_addr =
             listener.local_addr().map_err(|source| DevnetError::Listen { address, source })?;
-        let open = move || Chain::open(config.data.as_deref(), config.block_time);
+        let open = move || {
+            let beacon = config.beacon.source()?;
+            let genesis = Genesis { spec: config.spec, beacon, fees: config.fees };
+            Ok::<_, DevnetError>(Chain::open(config.data.as_deref(), config.block_time, &genesis)?)
+        };
         let chain = Arc::new(tokio::task::spawn_blocking(open).await??);
         let (produce, blocks) = watch::channel(true);
         let (let_in, reach) = watch::channel(true);
@@ -132,6 +179,7 @@ impl App {
         info!(
             address = %local_addr,
             block = head.header.number,
+            spec = %chain.spec(),
             genesis = ?chain.genesis(),
             block_time_ms = chain.block_time().as_millis(),
             "the devnet runs"

@@ -5,12 +5,13 @@ mod commands;
 
 use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use devnet::setup::hyperparameters;
-use devnet::{App, Config};
+use devnet::{App, Beacon, Config, Fees, Spec};
 use service::flags::LogFormat;
 
 /// Where a devnet is looked for unless `--endpoint` says otherwise.
@@ -75,6 +76,19 @@ struct Run {
     /// Time between two blocks, such as 250ms, 1s or 12s
     #[arg(long, default_value = "250ms", value_name = "TIME", value_parser = duration)]
     block_time: Duration,
+    /// Which of Bittensor's runtimes to imitate: 365 (December 2025) or 425 (June 2026, epochs by a schedule)
+    #[arg(long, default_value_t)]
+    spec: Spec,
+    /// Where the signatures that open time-locked weights come from: `local`, a beacon of the chain's own, or
+    /// `quicknet:FILE`, recorded pulses of drand quicknet as JSON lines with `round` and `signature`
+    #[arg(long, default_value = "local", value_name = "BEACON", value_parser = beacon)]
+    beacon: Beacon,
+    /// Seconds between two rounds of the local beacon
+    #[arg(long, default_value_t = NonZeroU32::MIN, value_name = "SECONDS")]
+    beacon_period: NonZeroU32,
+    /// Who pays for what hotkeys call: `free`, or the `owner`, as in the newest runtimes
+    #[arg(long, default_value_t)]
+    fees: Fees,
     /// Folder that the chain is kept in, so that it goes on after a restart; without it, it lives in memory
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
@@ -89,6 +103,12 @@ impl Run {
             listen: SocketAddr::new(self.listen, self.port),
             block_time: self.block_time,
             data: self.data.clone(),
+            spec: self.spec,
+            beacon: match &self.beacon {
+                Beacon::Own { .. } => Beacon::Own { period_s: self.beacon_period },
+                Beacon::Recorded(file) => Beacon::Recorded(file.clone()),
+            },
+            fees: self.fees,
         }
     }
 }
@@ -232,6 +252,15 @@ fn separated(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     arguments
 }
 
+/// Reads `local` and `quicknet:FILE`.
+fn beacon(text: &str) -> Result<Beacon, String> {
+    match text.strip_prefix("quicknet:") {
+        _ if text == "local" => Ok(Beacon::default()),
+        Some(file) if !file.is_empty() => Ok(Beacon::Recorded(file.into())),
+        _ => Err("use `local`, or `quicknet:FILE` with a file of recorded pulses".to_owned()),
+    }
+}
+
 /// Reads `250ms`, `1s`, `1.5s`; a bare number is milliseconds.
 fn duration(text: &str) -> Result<Duration, String> {
     let (number, unit) = match text.strip_suffix("ms") {
@@ -259,6 +288,32 @@ mod tests {
         let cli = Cli::try_parse_from(separated(typed.map(OsString::from))).unwrap();
         let Action::SudoSet(set) = cli.command else { panic!("{cli:?}") };
         assert_eq!((set.name.as_str(), set.netuid, set.value), ("tempo", Some(1), 10));
+    }
+
+    #[test]
+    fn the_kind_of_chain_is_read_from_flags() {
+        let run = |flags: &str| {
+            let typed = ["devnet", "run"].into_iter().chain(flags.split_whitespace());
+            let cli = Cli::try_parse_from(typed).map_err(|error| error.to_string())?;
+            let Action::Run(run) = cli.command else { panic!("{cli:?}") };
+            Ok::<_, String>(run.config())
+        };
+        let usual = run("").unwrap();
+        assert_eq!((usual.spec, usual.fees, usual.beacon), Default::default());
+        let other = run("--spec 425 --fees owner --beacon-period 3").unwrap();
+        assert_eq!((other.spec, other.fees), (Spec::V425, Fees::Owner));
+        assert_eq!(other.beacon, Beacon::Own { period_s: NonZeroU32::new(3).unwrap() });
+        let recorded = run("--beacon quicknet:pulses.jsonl").unwrap();
+        assert_eq!(recorded.beacon, Beacon::Recorded("pulses.jsonl".into()));
+        for (wrong, why) in [
+            ("--spec 400", "365 and 425"),
+            ("--fees me", "`free`"),
+            ("--beacon quicknet:", "quicknet:FILE"),
+            ("--beacon-period 0", "zero"),
+        ] {
+            let said = run(wrong).unwrap_err();
+            assert!(said.contains(why), "{said}");
+        }
     }
 
     #[test]

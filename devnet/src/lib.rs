@@ -1,5 +1,5 @@
 //! A local Bittensor chain for development and tests: a FRAME runtime compiled natively, with the pallets, calls,
-//! storage, errors and transaction extensions of Bittensor's spec 365, served over Substrate JSON-RPC.
+//! storage, errors and transaction extensions of Bittensor's spec 365 or 425, served over Substrate JSON-RPC.
 
 extern crate alloc;
 
@@ -7,15 +7,13 @@ mod app;
 mod metrics;
 pub mod node;
 mod rpc;
-#[expect(
-    missing_debug_implementations,
-    clippy::too_many_arguments,
-    reason = "FRAME's macros make types without and functions with many"
-)]
-pub mod runtime;
 pub mod setup;
+pub mod specs;
 
-pub use app::{App, Config, Controls, DevnetError};
+pub use app::{App, Beacon, Config, Controls, DevnetError};
+/// The runtime of spec 365. Calls are the same bytes in both.
+pub use specs::v365::runtime;
+pub use specs::{Fees, Spec};
 
 #[cfg(test)]
 mod tests;

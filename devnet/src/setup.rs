@@ -21,9 +21,11 @@ use tokio::sync::Mutex;
 pub use calls::{Hyperparameter, hyperparameters};
 pub use submit::{Included, signed};
 
-use crate::runtime::subtensor::info::Metagraph;
-use crate::runtime::subtensor::{self, Event, FirstEmissionBlockNumber};
-use crate::runtime::{Runtime, RuntimeCall, RuntimeEvent, SPEC_VERSION, sudo};
+use crate::runtime::subtensor::{self, FirstEmissionBlockNumber};
+use crate::runtime::{Runtime, RuntimeCall, sudo};
+use crate::specs::{Happening, Spec};
+// Its wider numbers also read what older specs answer.
+use crate::specs::v425::runtime::subtensor::info::Metagraph;
 
 /// The longest that one request may take.
 const REQUEST: Duration = Duration::from_secs(20);
@@ -158,7 +160,8 @@ impl Client {
         let version: Value =
             rpc.request("state_getRuntimeVersion", rpc_params![]).await.map_err(no_answer)?;
         let name: String = rpc.request("system_name", rpc_params![]).await.map_err(no_answer)?;
-        if version["specVersion"] != SPEC_VERSION || name != crate::rpc::NODE_NAME {
+        let number = version["specVersion"].as_u64().and_then(|number| u32::try_from(number).ok());
+        if number.and_then(Spec::of_version).is_none() || name != crate::rpc::NODE_NAME {
             let found = format!("{name}, spec {}", version["specVersion"]);
             return Err(SetupError::Foreign { url: url.to_owned(), found });
         }
@@ -192,7 +195,7 @@ impl Client {
         let call = subtensor::Call::register_network { hotkey: account(hotkey) };
         let included = self.subtensor(coldkey, "register_network", call).await?;
         let found = included.events.iter().find_map(|event| match event {
-            RuntimeEvent::SubtensorModule(Event::NetworkAdded(netuid, _)) => Some(Netuid(*netuid)),
+            Happening::NetworkAdded(netuid) => Some(Netuid(*netuid)),
             _ => None,
         });
         found.ok_or(SetupError::Answer { doing: "looking for the number of the new subnet" })
@@ -228,7 +231,7 @@ impl Client {
         let call = subtensor::Call::burned_register { netuid: netuid.0, hotkey: account(hotkey) };
         let included = self.subtensor(coldkey, "burned_register", call).await?;
         let found = included.events.iter().find_map(|event| match event {
-            RuntimeEvent::SubtensorModule(Event::NeuronRegistered(_, uid, _)) => Some(Uid(*uid)),
+            Happening::NeuronRegistered(uid) => Some(Uid(*uid)),
             _ => None,
         });
         found.ok_or(SetupError::Answer { doing: "looking for the number of the new neuron" })
@@ -269,11 +272,22 @@ impl Client {
         let call = RuntimeCall::Sudo(sudo::Call::sudo { call: Box::new(call) });
         let included = self.submit(&sudo_key(), "sudo", call).await?;
         for event in &included.events {
-            if let RuntimeEvent::Sudo(sudo::Event::Sudid { sudo_result: Err(error) }) = event {
-                return Err(SetupError::Failed { call: "sudo", error: submit::error_name(*error) });
+            if let Happening::SudoFailed(error) = event {
+                return Err(SetupError::Failed { call: "sudo", error: error.clone() });
             }
         }
         Ok(())
+    }
+
+    /// The number of the runtime's version.
+    ///
+    /// # Errors
+    /// If the devnet does not answer.
+    pub async fn version(&self) -> Result<u32, SetupError> {
+        const DOING: &str = "asking for the runtime's version";
+        let version: Value = self.request(DOING, "state_getRuntimeVersion", rpc_params![]).await?;
+        let number = version["specVersion"].as_u64().and_then(|number| u32::try_from(number).ok());
+        number.ok_or(SetupError::Answer { doing: DOING })
     }
 
     /// The height of the newest block.

@@ -4,6 +4,8 @@
 mod conformance;
 mod dispatch;
 mod epochs;
+mod new;
+mod old;
 mod rpc;
 mod sdk;
 
@@ -16,6 +18,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::runtime::{RuntimeOrigin, SubtensorModule, System, genesis};
+use crate::specs::{Genesis, Source, Spec};
 use crate::{App, Config, Controls, DevnetError};
 
 /// More than anything here takes, also on a busy machine.
@@ -35,7 +38,7 @@ fn signed(name: &str) -> RuntimeOrigin {
 
 /// The first state of the chain, at block 1.
 fn first_state() -> TestExternalities {
-    let mut state = TestExternalities::new(genesis::storage().unwrap());
+    let mut state = TestExternalities::new(Genesis::default().storage().unwrap());
     state.execute_with(|| System::set_block_number(1));
     state
 }
@@ -61,6 +64,7 @@ fn quick(data: Option<&std::path::Path>) -> Config {
         listen: ([127, 0, 0, 1], 0).into(),
         block_time: Duration::from_millis(20),
         data: data.map(Into::into),
+        ..Config::default()
     }
 }
 

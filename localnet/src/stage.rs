@@ -165,6 +165,7 @@ impl Localnet {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             block_time: BLOCK_TIME,
             data: Some(data.join("chain")),
+            ..devnet::Config::default()
         })
         .await?;
         let (rpc, controls) = (devnet.local_addr(), devnet.controls());

@@ -36,7 +36,7 @@ impl Devnet {
     }
 
     async fn boot_at(listen: SocketAddr, data: Option<PathBuf>) -> Self {
-        let config = Config { listen, block_time: BLOCK_TIME, data };
+        let config = Config { listen, block_time: BLOCK_TIME, data, ..Config::default() };
         let app = App::build(config).await.unwrap();
         let (address, controls, inside) = (app.local_addr(), app.controls(), app.chain());
         let stop = CancellationToken::new();

@@ -65,15 +65,16 @@ impl Beacon {
 /// [`TimelockError::BadCiphertext`] and [`TimelockError::BadSignature`] when the bytes are none,
 /// [`TimelockError::WrongKey`] when the one does not open the other.
 pub fn decrypt(ciphertext: &[u8], signature: &[u8]) -> Result<Vec<u8>, TimelockError> {
-    let parts = Parts::read(ciphertext)?;
-    let sigma = xor(&parts.v, &mask(signature_point(signature)?, parts.u)?);
-    let key = xor(&parts.w, &hash(&sigma[..]));
-    if (G2Affine::generator() * *exponent(&sigma, &key)).into_affine() != parts.u {
-        return Err(TimelockError::WrongKey);
-    }
-    Aes256Gcm::new((&*key).into())
-        .decrypt(&parts.nonce.into(), parts.body)
-        .map_err(|_| TimelockError::WrongKey)
+    Parts::read(ciphertext)?.open(signature)
+}
+
+/// Opens what the chain opens: as [`decrypt`], but bytes after the end of a ciphertext and the name of its cipher do not
+/// matter.
+///
+/// # Errors
+/// As [`decrypt`].
+pub fn decrypt_as_the_chain(ciphertext: &[u8], signature: &[u8]) -> Result<Vec<u8>, TimelockError> {
+    Parts::read_beginning(ciphertext)?.0.open(signature)
 }
 
 /// A ciphertext, taken apart.
@@ -100,7 +101,30 @@ impl<'a> Parts<'a> {
         Ok(out)
     }
 
+    fn open(self, signature: &[u8]) -> Result<Vec<u8>, TimelockError> {
+        let sigma = xor(&self.v, &mask(signature_point(signature)?, self.u)?);
+        let key = xor(&self.w, &hash(&sigma[..]));
+        if (G2Affine::generator() * *exponent(&sigma, &key)).into_affine() != self.u {
+            return Err(TimelockError::WrongKey);
+        }
+        Aes256Gcm::new((&*key).into())
+            .decrypt(&self.nonce.into(), self.body)
+            .map_err(|_| TimelockError::WrongKey)
+    }
+
     fn read(bytes: &'a [u8]) -> Result<Self, TimelockError> {
+        let (parts, suite, rest) = Self::read_beginning(bytes)?;
+        if rest > 0 {
+            return Err(TimelockError::BadCiphertext("there are bytes after its end"));
+        }
+        if suite != SUITE {
+            return Err(TimelockError::BadCiphertext("its cipher is not AES_GCM_"));
+        }
+        Ok(parts)
+    }
+
+    /// Also returns the name of the cipher, and how many bytes there are that do not belong to it.
+    fn read_beginning(bytes: &'a [u8]) -> Result<(Self, &'a [u8], usize), TimelockError> {
         use TimelockError::BadCiphertext as Bad;
         const ENDS: TimelockError = Bad("it ends too early");
 
@@ -112,12 +136,6 @@ impl<'a> Parts<'a> {
         let suite = rest.vector().ok_or(ENDS)?;
         let body = inner.vector().ok_or(ENDS)?;
         let nonce = inner.vector().ok_or(ENDS)?;
-        if !rest.0.is_empty() || !inner.0.is_empty() {
-            return Err(Bad("there are bytes after its end"));
-        }
-        if suite != SUITE {
-            return Err(Bad("its cipher is not AES_GCM_"));
-        }
         if body.len() < TAG_BYTES {
             return Err(Bad("its body is shorter than a tag"));
         }
@@ -127,7 +145,8 @@ impl<'a> Parts<'a> {
         // The costly check comes last.
         let u =
             G2Affine::deserialize_compressed(u).map_err(|_| Bad("its part U is no point of G2"))?;
-        Ok(Self { u, v, w, body, nonce })
+        let after = rest.0.len() + inner.0.len();
+        Ok((Self { u, v, w, body, nonce }, suite, after))
     }
 }
 

@@ -10,7 +10,7 @@ mod local;
 mod payload;
 
 pub use beacon::{Beacon, QUICKNET_GENESIS_S, QUICKNET_PERIOD_S, QUICKNET_PUBLIC_KEY};
-pub use cipher::{OVERHEAD_BYTES, decrypt};
+pub use cipher::{OVERHEAD_BYTES, decrypt, decrypt_as_the_chain};
 pub use local::BeaconKey;
 pub use payload::{MAX_COMMIT_BYTES, MAX_COMMIT_WEIGHTS, WeightsPayload, commit_hash};
 

@@ -27,7 +27,7 @@ pub(super) async fn run(bench: &Bench) -> anyhow::Result<()> {
     let config = Config {
         listen: ([127, 0, 0, 1], 0).into(),
         block_time: Duration::from_millis(250),
-        data: None,
+        ..Config::default()
     };
     let app = App::build(config).await?;
     let (url, chain, controls) = (app.url(), app.chain(), app.controls());
@@ -37,6 +37,7 @@ pub(super) async fn run(bench: &Bench) -> anyhow::Result<()> {
     }));
     let client = Client::connect(&url).await?;
     let owner = prepare(&client).await?;
+    let version = client.version().await?;
 
     // One signer with rising nonces: what a full block of one subnet costs, without thousands of keys.
     let make = |nonces: std::ops::Range<u32>| -> Vec<Vec<u8>> {
@@ -48,7 +49,7 @@ pub(super) async fn run(bench: &Bench) -> anyhow::Result<()> {
                 dests: uids.clone(),
                 version_key: 0,
             };
-            signed(&owner, nonce, chain.genesis(), RuntimeCall::SubtensorModule(call))
+            signed(&owner, nonce, chain.genesis(), version, RuntimeCall::SubtensorModule(call))
         };
         nonces.map(set).collect()
     };

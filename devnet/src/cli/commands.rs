@@ -5,8 +5,8 @@ use std::io::{self, Write};
 
 use anyhow::{Context, bail, ensure};
 use common::{Hotkey, Keypair, Netuid};
-use devnet::Config;
 use devnet::setup::{Client, Hyperparameter};
+use devnet::{Beacon, Config};
 
 use super::Register;
 
@@ -21,6 +21,14 @@ const TAO: f64 = 1e9;
 pub(super) fn check_config(config: &Config) {
     say(format_args!("listen = \"{}\"", config.listen));
     say(format_args!("block_time_ms = {}", config.block_time.as_millis()));
+    say(format_args!("spec = {}", config.spec));
+    say(format_args!("fees = \"{}\"", config.fees));
+    match &config.beacon {
+        Beacon::Own { period_s } => {
+            say(format_args!("beacon = \"local\"\nbeacon_period_s = {period_s}"));
+        }
+        Beacon::Recorded(file) => say(format_args!("beacon = \"quicknet:{}\"", file.display())),
+    }
     match &config.data {
         Some(folder) => say(format_args!("data = \"{}\"", folder.display())),
         None => say(format_args!("# no data folder: the chain lives in memory")),

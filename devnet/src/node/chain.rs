@@ -1,7 +1,7 @@
 //! The chain: blocks, the state below them, and how the next one is made.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -14,14 +14,16 @@ use sp_runtime::transaction_validity::{
     InvalidTransaction, TransactionSource, TransactionValidity, TransactionValidityError,
     ValidTransaction,
 };
-use sp_runtime::{ApplyExtrinsicResult, Digest};
+use sp_runtime::{ApplyExtrinsicResult, Digest, OpaqueExtrinsic};
 use sp_timestamp::INHERENT_IDENTIFIER;
+use sp_version::RuntimeVersion;
 use tokio::sync::{broadcast, mpsc};
 
 use super::pool::{NotTaken, Pool, Status};
 use super::state::{CallFailed, Nodes, Overlay, View, execute, execute_for};
 use super::store::{Loaded, Store, StoreError, StoredBlock};
-use crate::runtime::{Header, UncheckedExtrinsic, genesis};
+use crate::runtime::Header;
+use crate::specs::{Genesis, Spec};
 
 /// How many blocks, with their states, are kept in memory. Mortal transactions look back 2400.
 const KEPT_BLOCKS: usize = 4096;
@@ -51,6 +53,17 @@ pub enum ChainError {
     /// The first state cannot be built.
     #[error("the first state cannot be built: {0}")]
     Genesis(String),
+    /// The chain in the folder is of another kind.
+    #[error(
+        "the chain in {} was begun with {was}: start it so, or choose another folder for a new chain",
+        .folder.display()
+    )]
+    BegunOtherwise {
+        /// The folder.
+        folder: PathBuf,
+        /// With what.
+        was: String,
+    },
     /// The file cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -90,6 +103,7 @@ struct Blocks {
 /// The chain. All of it is shared; one thread at a time makes blocks.
 #[derive(Debug)]
 pub struct Chain {
+    spec: Spec,
     genesis: H256,
     block_time: Duration,
     /// How many blocks stay in memory.
@@ -105,8 +119,12 @@ impl Chain {
     /// Starts a chain, or continues the one in `folder`.
     ///
     /// # Errors
-    /// If the file is in use, unreadable or damaged.
-    pub fn open(folder: Option<&Path>, block_time: Duration) -> Result<Self, ChainError> {
+    /// If the file is in use, unreadable or damaged, or the chain in it was begun otherwise.
+    pub fn open(
+        folder: Option<&Path>,
+        block_time: Duration,
+        genesis: &Genesis,
+    ) -> Result<Self, ChainError> {
         let (store, loaded) = match folder {
             None => (None, None),
             Some(folder) => {
@@ -115,6 +133,7 @@ impl Chain {
             }
         };
         let mut chain = Self {
+            spec: genesis.spec,
             genesis: H256::zero(),
             block_time,
             kept: KEPT_BLOCKS,
@@ -125,14 +144,26 @@ impl Chain {
             imported: broadcast::Sender::new(BROADCAST),
         };
         match loaded {
-            Some(loaded) => chain.restore(loaded, store)?,
-            None => chain.begin(store)?,
+            Some(loaded) => {
+                if let Some(folder) = folder {
+                    let read = |key: &[u8]| {
+                        let pair = loaded.pairs.iter().find(|(found, _)| found == key);
+                        pair.map(|(_, value)| value.clone())
+                    };
+                    let folder = || folder.to_owned();
+                    genesis
+                        .check(read)
+                        .map_err(|was| ChainError::BegunOtherwise { folder: folder(), was })?;
+                }
+                chain.restore(loaded, store)?;
+            }
+            None => chain.begin(store, genesis)?,
         }
         Ok(chain)
     }
 
-    fn begin(&mut self, store: Option<Store>) -> Result<(), ChainError> {
-        let storage = genesis::storage().map_err(ChainError::Genesis)?;
+    fn begin(&mut self, store: Option<Store>, genesis: &Genesis) -> Result<(), ChainError> {
+        let storage = genesis.storage().map_err(ChainError::Genesis)?;
         let pairs: Vec<(Vec<u8>, Vec<u8>)> = storage.top.into_iter().collect();
         let state_root = self.nodes.build(&pairs);
         let nothing = BlakeTwo256::trie_root(Vec::new(), StateVersion::V1);
@@ -177,6 +208,21 @@ impl Chain {
         self.genesis
     }
 
+    /// The spec it was begun with.
+    pub fn spec(&self) -> Spec {
+        self.spec
+    }
+
+    /// The runtime's version at a block.
+    ///
+    /// # Errors
+    /// If the runtime does not tell.
+    pub fn version(&self, block: &Block) -> Result<RuntimeVersion, CallFailed> {
+        let answer = self.query(block, "Core_version", &[])?;
+        RuntimeVersion::decode(&mut answer.as_slice())
+            .map_err(|_| CallFailed::Answer("Core_version".to_owned()))
+    }
+
     /// The time between two blocks.
     pub fn block_time(&self) -> Duration {
         self.block_time
@@ -217,7 +263,7 @@ impl Chain {
     /// If the runtime has no such function or cannot execute it.
     pub fn query(&self, block: &Block, function: &str, data: &[u8]) -> Result<Vec<u8>, CallFailed> {
         let block_time = u64::try_from(self.block_time.as_millis()).unwrap_or(u64::MAX);
-        self.nodes.query(block.header.state_root, block_time, function, data)
+        self.nodes.query(self.spec, block.header.state_root, block_time, function, data)
     }
 
     /// The transactions that wait, as submitted.
@@ -264,9 +310,7 @@ impl Chain {
             return Err(Refused::Invalid(InvalidTransaction::ExhaustsResources.into()));
         }
         // Decoded before it reaches the runtime, which panics on what it cannot decode.
-        let mut rest = bytes;
-        UncheckedExtrinsic::decode(&mut rest).map_err(|_| Refused::Undecodable)?;
-        if !rest.is_empty() {
+        if !self.spec.is_transaction(bytes) {
             return Err(Refused::Undecodable);
         }
         let hash = BlakeTwo256::hash(bytes);
@@ -305,7 +349,7 @@ impl Chain {
         let until = Instant::now() + self.block_time;
         let view = self.state(&parent);
         let mut overlay = Overlay::default();
-        let built = Build { overlay: &mut overlay, view: &view, until };
+        let built = Build { spec: self.spec, overlay: &mut overlay, view: &view, until };
         let ready = lock(&self.pool).ready();
         let outcome = built.run(&parent, number, ready).map_err(failed)?;
 
@@ -374,6 +418,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// A block in the making.
 struct Build<'a, 'b> {
+    spec: Spec,
     overlay: &'a mut Overlay,
     view: &'a View<'b>,
     until: Instant,
@@ -396,7 +441,7 @@ impl Build<'_, '_> {
     ) -> Result<Outcome, CallFailed> {
         let zero = H256::zero();
         let header = Header::new(number, zero, zero, parent.hash, Digest::default());
-        execute(self.overlay, self.view, "Core_initialize_block", &header.encode())?;
+        execute(self.spec, self.overlay, self.view, "Core_initialize_block", &header.encode())?;
         let mut extrinsics = Vec::new();
         for inherent in self.inherents()? {
             let bytes = inherent.encode();
@@ -422,11 +467,12 @@ impl Build<'_, '_> {
                 Ok(Err(_)) | Err(_) => invalid.push(waiting.hash),
             }
         }
-        let header = execute_for(self.overlay, self.view, "BlockBuilder_finalize_block", &[])?;
+        let function = "BlockBuilder_finalize_block";
+        let header = execute_for(self.spec, self.overlay, self.view, function, &[])?;
         Ok(Outcome { header, extrinsics, included, invalid })
     }
 
-    fn inherents(&mut self) -> Result<Vec<UncheckedExtrinsic>, CallFailed> {
+    fn inherents(&mut self) -> Result<Vec<OpaqueExtrinsic>, CallFailed> {
         let function = "BlockBuilder_inherent_extrinsics";
         let now_key = frame_support::storage::storage_prefix(b"Timestamp", b"Now");
         let last = sp_state_machine::Backend::<Blake2Hasher>::storage(self.view, &now_key);
@@ -440,19 +486,20 @@ impl Build<'_, '_> {
         let mut data = InherentData::new();
         data.put_data(INHERENT_IDENTIFIER, &now)
             .map_err(|_| CallFailed::Answer(function.to_owned()))?;
-        execute_for(self.overlay, self.view, function, &data.encode())
+        execute_for(self.spec, self.overlay, self.view, function, &data.encode())
     }
 
     /// Applies a transaction, or leaves everything as it was.
     fn apply(&mut self, bytes: &[u8]) -> Result<ApplyOutcome, CallFailed> {
         self.overlay.start_transaction();
+        let function = "BlockBuilder_apply_extrinsic";
         let result: Result<ApplyExtrinsicResult, CallFailed> =
-            execute_for(self.overlay, self.view, "BlockBuilder_apply_extrinsic", bytes);
+            execute_for(self.spec, self.overlay, self.view, function, bytes);
         let ended = match &result {
             Ok(Ok(_)) => self.overlay.commit_transaction(),
             _ => self.overlay.rollback_transaction(),
         };
-        ended.map_err(|_| CallFailed::Panicked("BlockBuilder_apply_extrinsic".to_owned()))?;
+        ended.map_err(|_| CallFailed::Panicked(function.to_owned()))?;
         Ok(result?.map(|dispatched| dispatched.is_ok()))
     }
 }
@@ -464,27 +511,32 @@ type ApplyOutcome = Result<bool, TransactionValidityError>;
 mod tests {
     use super::*;
 
-    fn chain() -> Chain {
-        Chain::open(None, Duration::from_secs(10)).unwrap()
+    fn chain(spec: Spec) -> Chain {
+        let genesis = Genesis { spec, ..Genesis::default() };
+        Chain::open(None, Duration::from_secs(10), &genesis).unwrap()
     }
 
     #[test]
     fn a_block_that_was_made_can_be_executed_again() {
-        let chain = chain();
+        Spec::ALL.into_iter().for_each(a_block_can_be_executed_again);
+    }
+
+    fn a_block_can_be_executed_again(spec: Spec) {
+        let chain = chain(spec);
         let parent = chain.head();
         let block = chain.produce().unwrap();
         let mut encoded = block.header.encode();
         parity_scale_codec::Compact(block.extrinsics.len() as u32).encode_to(&mut encoded);
         encoded.extend(block.extrinsics.concat());
         let view = chain.state(&parent);
-        let again = execute(&mut Overlay::default(), &view, "Core_execute_block", &encoded);
+        let again = execute(spec, &mut Overlay::default(), &view, "Core_execute_block", &encoded);
         assert_eq!(again, Ok(Vec::new()));
         assert_eq!(block.header.parent_hash, parent.hash);
     }
 
     #[test]
     fn old_blocks_are_forgotten_and_the_newest_state_stays_whole() {
-        let mut chain = chain();
+        let mut chain = chain(Spec::default());
         chain.kept = 5;
         let pairs = |chain: &Chain| chain.nodes.pairs(chain.head().header.state_root);
         let mut most = 0;

@@ -14,8 +14,8 @@ use sp_state_machine::{
 };
 use sp_trie::PrefixedMemoryDB;
 
-use crate::runtime::api::dispatch;
 use crate::runtime::aura::BLOCK_TIME_KEY;
+use crate::specs::Spec;
 
 /// What a change of storage is: a key, and its value or nothing.
 pub type Change = (Vec<u8>, Option<Vec<u8>>);
@@ -122,6 +122,7 @@ impl Nodes {
     /// If the runtime has no such function or cannot execute it.
     pub fn query(
         &self,
+        spec: Spec,
         root: H256,
         block_time_ms: u64,
         function: &str,
@@ -129,7 +130,7 @@ impl Nodes {
     ) -> Result<Vec<u8>, CallFailed> {
         let mut overlay = Overlay::default();
         overlay.set_storage(BLOCK_TIME_KEY.to_vec(), Some(block_time_ms.to_le_bytes().to_vec()));
-        execute(&mut overlay, &self.at(root), function, data)
+        execute(spec, &mut overlay, &self.at(root), function, data)
     }
 }
 
@@ -138,6 +139,7 @@ impl Nodes {
 /// # Errors
 /// If the runtime has no such function or cannot execute it.
 pub fn execute(
+    spec: Spec,
     overlay: &mut Overlay,
     view: &View<'_>,
     function: &str,
@@ -146,7 +148,7 @@ pub fn execute(
     let depth = overlay.transaction_depth();
     let answer = catch_unwind(AssertUnwindSafe(|| {
         let mut externalities = Ext::new(overlay, view, None);
-        set_and_run_with_externalities(&mut externalities, || dispatch(function, data))
+        set_and_run_with_externalities(&mut externalities, || spec.dispatch(function, data))
     }));
     match answer {
         Ok(Some(answer)) => Ok(answer),
@@ -163,12 +165,13 @@ pub fn execute(
 /// # Errors
 /// If the runtime has no such function, cannot execute it, or answers something else.
 pub fn execute_for<A: Decode>(
+    spec: Spec,
     overlay: &mut Overlay,
     view: &View<'_>,
     function: &str,
     data: &[u8],
 ) -> Result<A, CallFailed> {
-    let answer = execute(overlay, view, function, data)?;
+    let answer = execute(spec, overlay, view, function, data)?;
     A::decode(&mut answer.as_slice()).map_err(|_| CallFailed::Answer(function.to_owned()))
 }
 

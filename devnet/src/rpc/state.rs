@@ -15,7 +15,6 @@ use sp_state_machine::{Backend, IterArgs};
 use super::params::{Answer, Bytes, block, call_failed, hex_of, invalid, next, optional};
 use crate::node::chain::{Block, Chain};
 use crate::node::state::CallFailed;
-use crate::runtime::VERSION;
 
 /// The most keys that one call answers with, as in Substrate.
 const MOST_KEYS: u32 = 1000;
@@ -38,7 +37,9 @@ pub(super) fn register(module: &mut RpcModule<Chain>) -> Result<(), RegisterMeth
     module.register_blocking_method("state_getMetadata", |params, chain, _| {
         metadata(&params, &chain)
     })?;
-    module.register_method("state_getRuntimeVersion", |_, _, _| json!(VERSION))?;
+    module.register_blocking_method("state_getRuntimeVersion", |params, chain, _| {
+        version(&params, &chain)
+    })?;
     module.register_alias("chain_getRuntimeVersion", "state_getRuntimeVersion")?;
     module
         .register_blocking_method("payment_queryInfo", |params, chain, _| fee(&params, &chain))?;
@@ -117,6 +118,11 @@ fn call(params: &Params<'_>, chain: &Chain) -> Answer<String> {
     chain.query(&block, &function, &data.0).map(hex_of).map_err(|error| call_failed(&error))
 }
 
+fn version(params: &Params<'_>, chain: &Chain) -> Answer<Value> {
+    let block = block(&mut params.sequence(), chain)?;
+    chain.version(&block).map(|version| json!(version)).map_err(|error| call_failed(&error))
+}
+
 fn metadata(params: &Params<'_>, chain: &Chain) -> Answer<String> {
     let block = block(&mut params.sequence(), chain)?;
     let bytes =
@@ -147,11 +153,12 @@ fn decoded<T: Decode>(function: &str, bytes: &[u8]) -> Answer<T> {
 async fn runtime_version(
     _params: Params<'static>,
     pending: PendingSubscriptionSink,
-    _chain: Arc<Chain>,
+    chain: Arc<Chain>,
     _extensions: Extensions,
 ) -> SubscriptionResult {
+    let version = chain.version(&chain.head()).map_err(|error| error.to_string())?;
     let sink = pending.accept().await?;
-    sink.send(SubscriptionMessage::new(sink.method_name(), sink.subscription_id(), &VERSION)?)
+    sink.send(SubscriptionMessage::new(sink.method_name(), sink.subscription_id(), &version)?)
         .await?;
     // It never changes, but the subscription stays open.
     sink.closed().await;

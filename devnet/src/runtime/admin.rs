@@ -9,7 +9,7 @@ pub mod pallet {
     use frame_support::weights::Weight;
     use frame_system::pallet_prelude::*;
 
-    use crate::runtime::subtensor;
+    use super::super::subtensor;
 
     const CALL_WEIGHT: Weight = Weight::from_parts(100_000_000, 0);
 
@@ -160,7 +160,7 @@ pub mod pallet {
             Ok(())
         }
 
-        /// Sets `ActivityCutoff`.
+        /// Sets the activity cutoff.
         #[pallet::call_index(18)]
         #[pallet::weight((CALL_WEIGHT, DispatchClass::Operational, Pays::No))]
         pub fn sudo_set_activity_cutoff(
@@ -169,7 +169,7 @@ pub mod pallet {
             activity_cutoff: u16,
         ) -> DispatchResult {
             Self::root_for(origin, netuid)?;
-            subtensor::ActivityCutoff::<T>::insert(netuid, activity_cutoff);
+            subtensor::Pallet::<T>::put_activity_cutoff(netuid, activity_cutoff);
             Ok(())
         }
 
@@ -296,7 +296,7 @@ pub mod pallet {
         #[pallet::weight((CALL_WEIGHT, DispatchClass::Operational, Pays::No))]
         pub fn sudo_set_tempo(origin: OriginFor<T>, netuid: u16, tempo: u16) -> DispatchResult {
             Self::root_for(origin, netuid)?;
-            subtensor::Tempo::<T>::insert(netuid, tempo);
+            subtensor::Pallet::<T>::put_tempo(netuid, tempo);
             Ok(())
         }
 
@@ -364,8 +364,7 @@ pub mod pallet {
             interval: u64,
         ) -> DispatchResult {
             Self::root_for(origin, netuid)?;
-            subtensor::RevealPeriodEpochs::<T>::insert(netuid, interval);
-            Ok(())
+            subtensor::Pallet::<T>::do_set_reveal_period(netuid, interval)
         }
 
         /// Sets `BondsPenalty`.
@@ -403,7 +402,22 @@ pub mod pallet {
             Ok(())
         }
 
-        /// Sets `MechanismCountCurrent`.
+        /// Sets `CommitRevealWeightsVersion`.
+        #[pallet::call_index(71)]
+        #[pallet::weight((CALL_WEIGHT, DispatchClass::Operational, Pays::No))]
+        pub fn sudo_set_commit_reveal_version(
+            origin: OriginFor<T>,
+            version: u16,
+        ) -> DispatchResult {
+            ensure_root(origin)?;
+            subtensor::CommitRevealWeightsVersion::<T>::put(version);
+            subtensor::Pallet::<T>::deposit_event(subtensor::Event::CommitRevealVersionSet(
+                version,
+            ));
+            Ok(())
+        }
+
+        /// Sets how many mechanisms a subnet has; those that are taken away are wiped.
         #[pallet::call_index(76)]
         #[pallet::weight((CALL_WEIGHT, DispatchClass::Operational, Pays::No))]
         pub fn sudo_set_mechanism_count(
@@ -411,9 +425,20 @@ pub mod pallet {
             netuid: u16,
             mechanism_count: u8,
         ) -> DispatchResult {
-            Self::root_for(origin, netuid)?;
-            subtensor::MechanismCountCurrent::<T>::insert(netuid, mechanism_count);
-            Ok(())
+            ensure_root(origin)?;
+            subtensor::Pallet::<T>::do_set_mechanism_count(netuid, mechanism_count)
+        }
+
+        /// Sets how the emission is split between a subnet's mechanisms: parts that sum up to 65535, or equally.
+        #[pallet::call_index(77)]
+        #[pallet::weight((CALL_WEIGHT, DispatchClass::Operational, Pays::No))]
+        pub fn sudo_set_mechanism_emission_split(
+            origin: OriginFor<T>,
+            netuid: u16,
+            maybe_split: Option<Vec<u16>>,
+        ) -> DispatchResult {
+            ensure_root(origin)?;
+            subtensor::Pallet::<T>::do_set_emission_split(netuid, maybe_split)
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The pallet `Commitments`: what a neuron publishes about itself, in a subnet where it is registered.
 //!
-//! It follows spec 365. Simplified: what is encrypted until a time stays encrypted, and the flag that asks for a reset of
+//! It follows the real chain. Simplified: what is encrypted until a time stays encrypted, and the flag that asks for a reset of
 //! bonds is kept but resets none.
 
 pub mod types;
@@ -16,8 +16,8 @@ pub mod pallet {
     use frame_system::pallet_prelude::*;
     use sp_runtime::SaturatedConversion;
 
+    use super::super::subtensor;
     use super::types::{CommitmentInfo, Registration, UsageTracker};
-    use crate::runtime::subtensor;
 
     const CALL_WEIGHT: Weight = Weight::from_parts(100_000_000, 0);
 
@@ -121,7 +121,7 @@ pub mod pallet {
             let registered = subtensor::Uids::<T>::contains_key(netuid, &who);
             ensure!(registered, Error::<T>::AccountNotAllowedCommit);
             let block = frame_system::Pallet::<T>::block_number();
-            let epoch = epoch_index::<T>(netuid, block.saturated_into());
+            let epoch = subtensor::Pallet::<T>::epoch_at(netuid, block.saturated_into());
             let used = UsedSpaceOf::<T>::get(netuid, &who).filter(|used| used.last_epoch == epoch);
             let used_space = used
                 .map_or(0, |used| used.used_space)
@@ -147,11 +147,5 @@ pub mod pallet {
             MaxSpace::<T>::put(new_limit);
             Ok(())
         }
-    }
-
-    /// How many epochs a subnet would have had, had its tempo always been what it is.
-    fn epoch_index<T: Config>(netuid: u16, block: u64) -> u64 {
-        let offset = u64::from(netuid).saturating_add(1);
-        block.saturating_add(offset) / (u64::from(subtensor::Tempo::<T>::get(netuid)) + 1)
     }
 }

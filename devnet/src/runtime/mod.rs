@@ -1,11 +1,14 @@
-//! The runtime: FRAME compiled natively, with the pallets, indices and extensions of Bittensor's spec 365.
+//! A runtime: FRAME compiled natively, with the pallets and indices of Bittensor's. It is compiled once for each spec;
+//! what specs do not have alike is in the module `layout` beside it.
 
 pub mod admin;
 pub mod aura;
 pub mod commitments;
+pub mod drand;
 pub mod extensions;
 pub mod genesis;
 pub mod mev_shield;
+pub mod read;
 pub mod sdk_apis;
 pub mod subtensor;
 pub mod sudo;
@@ -18,9 +21,7 @@ use frame_support::dispatch::DispatchClass;
 use frame_support::traits::{ConstU8, ConstU16, ConstU32, ConstU64, VariantCountOf};
 use frame_support::weights::{Weight, WeightToFee};
 use frame_system::limits::{BlockLength, BlockWeights};
-use pallet_transaction_payment::{
-    ChargeTransactionPayment, FeeDetails, FungibleAdapter, RuntimeDispatchInfo,
-};
+use pallet_transaction_payment::{FeeDetails, FungibleAdapter, RuntimeDispatchInfo};
 use sp_api::impl_runtime_apis;
 use sp_core::{H256, OpaqueMetadata};
 use sp_inherents::{CheckInherentsResult, InherentData};
@@ -31,6 +32,8 @@ use sp_runtime::{
     Perbill, generic,
 };
 use sp_version::RuntimeVersion;
+
+pub use super::layout::{self, SPEC_VERSION, TxExtensions};
 
 use self::subtensor::info::{
     HyperparamEntry, Metagraph, NeuronInfoLite, SelectiveMetagraph, SimSwapResult,
@@ -52,21 +55,6 @@ pub type UncheckedExtrinsic = generic::UncheckedExtrinsic<
     MultiSignature,
     TxExtensions,
 >;
-/// What every transaction carries, in the order of spec 365.
-pub type TxExtensions = (
-    frame_system::CheckNonZeroSender<Runtime>,
-    frame_system::CheckSpecVersion<Runtime>,
-    frame_system::CheckTxVersion<Runtime>,
-    frame_system::CheckGenesis<Runtime>,
-    frame_system::CheckMortality<Runtime>,
-    extensions::CheckNonce,
-    frame_system::CheckWeight<Runtime>,
-    ChargeTransactionPayment<Runtime>,
-    extensions::SudoTransactionExtension,
-    extensions::SubtensorTransactionExtension,
-    extensions::DrandPriority,
-    extensions::CheckMetadataHash,
-);
 type Executive = frame_executive::Executive<
     Runtime,
     Block,
@@ -75,10 +63,7 @@ type Executive = frame_executive::Executive<
     AllPalletsWithSystem,
 >;
 
-/// The spec this chain imitates.
-pub const SPEC_VERSION: u32 = 365;
-
-/// The runtime's version.
+/// The runtime's version before any upgrade.
 pub const VERSION: RuntimeVersion = RuntimeVersion {
     spec_name: alloc::borrow::Cow::Borrowed("node-subtensor"),
     impl_name: alloc::borrow::Cow::Borrowed("node-subtensor"),
@@ -126,13 +111,13 @@ mod runtime {
     pub type Commitments = commitments;
     #[runtime::pallet_index(19)]
     pub type AdminUtils = admin;
+    #[runtime::pallet_index(26)]
+    pub type Drand = drand;
     #[runtime::pallet_index(30)]
     pub type MevShield = mev_shield;
 }
 
 frame_support::parameter_types! {
-    /// The runtime's version.
-    pub const Version: RuntimeVersion = VERSION;
     /// 4 s of work, three quarters of it for transactions.
     pub Weights: BlockWeights =
         BlockWeights::with_sensible_defaults(Weight::from_parts(4_000_000_000_000, u64::MAX), Perbill::from_percent(75));
@@ -141,6 +126,20 @@ frame_support::parameter_types! {
         .max_length(10 * 1024 * 1024)
         .modify_max_length_for_class(DispatchClass::Normal, |length| *length = 7_864_320)
         .build();
+}
+
+/// The storage key of how many times the runtime was upgraded; each raises the spec's number by one.
+pub const UPGRADES_KEY: &[u8] = b":touchstone:upgrades";
+
+/// The runtime's version at the present block.
+#[derive(Debug)]
+pub struct Version;
+
+impl frame_support::traits::Get<RuntimeVersion> for Version {
+    fn get() -> RuntimeVersion {
+        let upgrades = frame_support::storage::unhashed::get_or_default::<u32>(UPGRADES_KEY);
+        RuntimeVersion { spec_version: SPEC_VERSION.saturating_add(upgrades), ..VERSION }
+    }
 }
 
 #[derive_impl(frame_system::config_preludes::SolochainDefaultConfig)]
@@ -214,23 +213,12 @@ impl sudo::Config for Runtime {
 
 impl commitments::Config for Runtime {}
 
+impl drand::Config for Runtime {}
 impl mev_shield::Config for Runtime {}
 
 impl admin::Config for Runtime {}
 
 sp_api::decl_runtime_apis! {
-    /// Subnets as a whole.
-    pub trait SubnetInfoRuntimeApi {
-        /// Everything about a subnet, at once.
-        fn get_metagraph(netuid: u16) -> Option<Metagraph<AccountId32>>;
-        /// The parts of a metagraph that are asked for.
-        fn get_selective_metagraph(netuid: u16, metagraph_indexes: Vec<u16>) -> Option<SelectiveMetagraph<AccountId32>>;
-        /// A subnet's hyperparameters.
-        fn get_subnet_hyperparams_v2(netuid: u16) -> Option<SubnetHyperparamsV2>;
-        /// The same by name. Of newer runtimes.
-        fn get_subnet_hyperparams_v3(netuid: u16) -> Option<Vec<HyperparamEntry>>;
-    }
-
     /// Neurons, one by one.
     pub trait NeuronInfoRuntimeApi {
         /// All neurons of a subnet, without weights and bonds.
@@ -246,10 +234,13 @@ sp_api::decl_runtime_apis! {
     }
 }
 
+/// Implements all functions; `more` are those of `SubnetInfoRuntimeApi` that only some specs have.
+macro_rules! implement {
+    ($($more:tt)*) => {
 impl_runtime_apis! {
     impl sp_api::Core<Block> for Runtime {
         fn version() -> RuntimeVersion {
-            VERSION
+            <Version as frame_support::traits::Get<_>>::get()
         }
 
         fn execute_block(block: <Block as BlockT>::LazyBlock) {
@@ -327,7 +318,7 @@ impl_runtime_apis! {
         }
     }
 
-    impl self::SubnetInfoRuntimeApi<Block> for Runtime {
+    impl layout::api::SubnetInfoRuntimeApi<Block> for Runtime {
         fn get_metagraph(netuid: u16) -> Option<Metagraph<AccountId32>> {
             SubtensorModule::metagraph(netuid)
         }
@@ -343,6 +334,8 @@ impl_runtime_apis! {
         fn get_subnet_hyperparams_v3(netuid: u16) -> Option<Vec<HyperparamEntry>> {
             SubtensorModule::named_hyperparams(netuid)
         }
+
+        $($more)*
     }
 
     impl self::NeuronInfoRuntimeApi<Block> for Runtime {
@@ -436,3 +429,7 @@ impl_runtime_apis! {
         }
     }
 }
+    };
+}
+
+layout::api::more_subnet_functions!(implement);

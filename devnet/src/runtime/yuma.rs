@@ -37,7 +37,7 @@ pub struct Input {
     /// Blocks since the last epoch: bonds in neurons that are newer are void.
     pub tempo: u16,
     /// Blocks after which a validator without new weights is not counted.
-    pub activity_cutoff: u16,
+    pub activity_cutoff: u64,
     /// The share of stake, of 65535, that must support a weight.
     pub kappa: u16,
     /// How many permits there are.
@@ -57,10 +57,6 @@ pub struct Output {
     pub active: Vec<bool>,
     /// Who may set weights from now on.
     pub permits: Vec<bool>,
-    /// Stake-weighted, clipped weights; the largest is 65535.
-    pub rank: Vec<u16>,
-    /// The share of the weights that was not clipped; the largest is 65535.
-    pub trust: Vec<u16>,
     /// The weight that enough stake supports.
     pub consensus: Vec<u16>,
     /// The miners' earnings.
@@ -69,14 +65,25 @@ pub struct Output {
     pub dividends: Vec<u16>,
     /// How much of a validator's weights agreed with the consensus.
     pub validator_trust: Vec<u16>,
-    /// Who is replaced first; the largest is 65535.
-    pub pruning: Vec<u16>,
+    /// What newer specs do not keep.
+    pub scores: Scores,
     /// What each holds now.
     pub bonds: Vec<Vec<(u16, u16)>>,
     /// The miners' shares in what is paid; their sum is 1, or 0 if nobody earns.
     pub miner_shares: Vec<f64>,
     /// The validators' shares in what is paid; their sum is 1, or 0 if nobody earns.
     pub validator_shares: Vec<f64>,
+}
+
+/// Results of an epoch that older specs keep and newer ones do not. Fractions of 65535, by uid.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Scores {
+    /// Stake-weighted, clipped weights; the largest is 65535.
+    pub rank: Vec<u16>,
+    /// The share of the weights that was not clipped; the largest is 65535.
+    pub trust: Vec<u16>,
+    /// Who is replaced first; the largest is 65535.
+    pub pruning: Vec<u16>,
 }
 
 /// Sums of shares that should be equal may differ by this.
@@ -91,9 +98,7 @@ pub fn epoch(input: &Input) -> Output {
     let active: Vec<bool> = input
         .neurons
         .iter()
-        .map(|neuron| {
-            neuron.last_update.saturating_add(input.activity_cutoff.into()) >= input.block
-        })
+        .map(|neuron| neuron.last_update.saturating_add(input.activity_cutoff) >= input.block)
         .collect();
     let stake = filtered_stake(input);
     let permits = strongest(&stake, input.max_validators.into());
@@ -144,13 +149,15 @@ pub fn epoch(input: &Input) -> Output {
         active,
         bonds: stored_bonds(bonds, &permits),
         permits,
-        rank: upscaled(&ranks),
-        trust: upscaled(&trust),
         consensus: fractions(&consensus),
         incentive: fractions(&incentive),
         dividends: fractions(&dividends),
         validator_trust: fractions(&validator_trust),
-        pruning: upscaled(&pruning),
+        scores: Scores {
+            rank: upscaled(&ranks),
+            trust: upscaled(&trust),
+            pruning: upscaled(&pruning),
+        },
         miner_shares,
         validator_shares,
     }

@@ -6,6 +6,7 @@ use parity_scale_codec::{Decode, Encode};
 use scale_info::{MetaType, TypeDef, TypeDefPrimitive, TypeInfo};
 
 use super::SetupError;
+use crate::runtime::drand::WITHHELD_KEY;
 use crate::runtime::{Runtime, RuntimeCall, admin};
 
 /// AdminUtils' place in the runtime.
@@ -14,11 +15,45 @@ const ADMIN_UTILS: u8 = 19;
 /// The prefix of the calls that set something.
 const PREFIX: &str = "sudo_set_";
 
-/// `MaxWeightsLimit` has no call any more: it is written to storage.
-const MAX_WEIGHTS_LIMIT: &str = "max_weights_limit";
+/// What has no call and is written to storage.
+struct Written {
+    name: &'static str,
+    of_subnet: bool,
+    largest: u64,
+    bytes: usize,
+    /// Where, before the netuid.
+    key: fn() -> Vec<u8>,
+}
+
+const WRITTEN: [Written; 3] = [
+    Written {
+        name: "max_weights_limit",
+        of_subnet: true,
+        largest: u16::MAX as u64,
+        bytes: 2,
+        key: || storage_prefix(b"SubtensorModule", b"MaxWeightsLimit").to_vec(),
+    },
+    // Of spec 425.
+    Written {
+        name: "activity_cutoff_factor_milli",
+        of_subnet: true,
+        largest: u32::MAX as u64,
+        bytes: 4,
+        key: || storage_prefix(b"SubtensorModule", b"ActivityCutoffFactorMilli").to_vec(),
+    },
+    // 1: the beacon's signatures come late; 2: they never come.
+    Written {
+        name: "beacon_withheld",
+        of_subnet: false,
+        largest: 2,
+        bytes: 1,
+        key: || WITHHELD_KEY.to_vec(),
+    },
+];
 
 /// Shorter names for some.
-const SHORT: [(&str, &str); 2] = [
+const SHORT: [(&str, &str); 3] = [
+    ("reveal_period", "commit_reveal_weights_interval"),
     ("weights_rate_limit", "weights_set_rate_limit"),
     ("commit_reveal", "commit_reveal_weights_enabled"),
 ];
@@ -38,13 +73,14 @@ pub struct Hyperparameter {
 
 /// All that can be set, sorted by name.
 pub fn hyperparameters() -> Vec<Hyperparameter> {
-    let mut all = vec![Hyperparameter {
-        name: MAX_WEIGHTS_LIMIT.to_owned(),
-        of_subnet: true,
-        largest: u64::from(u16::MAX),
+    let written = WRITTEN.iter().map(|item| Hyperparameter {
+        name: item.name.to_owned(),
+        of_subnet: item.of_subnet,
+        largest: item.largest,
         call: None,
-        bytes: 2,
-    }];
+        bytes: item.bytes,
+    });
+    let mut all: Vec<Hyperparameter> = written.collect();
     if let TypeDef::Variant(calls) = admin::Call::<Runtime>::type_info().type_def {
         for call in calls.variants {
             let value = call.fields.last().map(|field| size(field.ty));
@@ -101,7 +137,9 @@ pub(super) fn sudo_set(
     };
     let value = value.to_le_bytes()[..known.bytes].to_vec();
     let Some(index) = known.call else {
-        let key = [&storage_prefix(b"SubtensorModule", b"MaxWeightsLimit")[..], &netuid].concat();
+        let item = WRITTEN.iter().find(|item| item.name == known.name);
+        let item = item.ok_or_else(|| SetupError::UnknownHyperparameter(name.to_owned()))?;
+        let key = [(item.key)(), netuid].concat();
         let call = frame_system::Call::set_storage { items: vec![(key, value)] };
         return Ok(RuntimeCall::System(call));
     };

@@ -3,28 +3,24 @@
 use std::time::Duration;
 
 use common::Keypair;
-use frame_system::{EventRecord, Phase};
 use jsonrpsee::core::ClientError;
 use jsonrpsee::core::client::{ClientT, Subscription, SubscriptionClientT};
 use jsonrpsee::rpc_params;
-use parity_scale_codec::{Decode, Encode};
-use scale_info::{TypeDef, TypeInfo};
+use parity_scale_codec::Encode;
 use serde_json::Value;
 use sp_core::H256;
 use sp_runtime::generic::{Era, SignedPayload};
 use sp_runtime::traits::{BlakeTwo256, Hash};
-use sp_runtime::{DispatchError, MultiAddress, MultiSignature};
+use sp_runtime::{MultiAddress, MultiSignature};
 use tokio::time::timeout;
 
 use super::{Client, SetupError, account, hex_of};
 use crate::runtime::extensions::{
-    CheckMetadataHash, CheckNonce, DrandPriority, SubtensorTransactionExtension,
-    SudoTransactionExtension,
+    ChargeTransactionPayment, CheckMetadataHash, CheckNonce, DrandPriority,
+    SubtensorTransactionExtension, SudoTransactionExtension,
 };
-use crate::runtime::{
-    Runtime, RuntimeCall, RuntimeEvent, SPEC_VERSION, TxExtensions, UncheckedExtrinsic, VERSION,
-    admin, subtensor, sudo,
-};
+use crate::runtime::{Runtime, RuntimeCall, TxExtensions, UncheckedExtrinsic, VERSION};
+use crate::specs::{Happening, Spec};
 
 /// How long a transaction may take into a block.
 const INCLUSION: Duration = Duration::from_secs(60);
@@ -35,11 +31,18 @@ pub struct Included {
     /// The block that it is in.
     pub block: H256,
     /// What happened in it.
-    pub events: Vec<RuntimeEvent>,
+    pub events: Vec<Happening>,
 }
 
-/// A signed transaction that lives for ever, as submitted.
-pub fn signed(signer: &Keypair, nonce: u32, genesis: H256, call: RuntimeCall) -> Vec<u8> {
+/// A signed transaction that lives for ever, as submitted. All specs have the same bytes: where they have other
+/// extensions, these are empty. `version` is the number of the chain's runtime.
+pub fn signed(
+    signer: &Keypair,
+    nonce: u32,
+    genesis: H256,
+    version: u32,
+    call: RuntimeCall,
+) -> Vec<u8> {
     let extensions: TxExtensions = (
         frame_system::CheckNonZeroSender::new(),
         frame_system::CheckSpecVersion::new(),
@@ -48,7 +51,7 @@ pub fn signed(signer: &Keypair, nonce: u32, genesis: H256, call: RuntimeCall) ->
         frame_system::CheckMortality::from(Era::Immortal),
         CheckNonce(nonce),
         frame_system::CheckWeight::<Runtime>::new(),
-        pallet_transaction_payment::ChargeTransactionPayment::from(0),
+        ChargeTransactionPayment(0),
         SudoTransactionExtension,
         SubtensorTransactionExtension,
         DrandPriority,
@@ -56,7 +59,7 @@ pub fn signed(signer: &Keypair, nonce: u32, genesis: H256, call: RuntimeCall) ->
     );
     let implicit = (
         (),
-        SPEC_VERSION,
+        version,
         VERSION.transaction_version,
         genesis,
         genesis,
@@ -86,27 +89,24 @@ impl Client {
         name: &'static str,
         call: RuntimeCall,
     ) -> Result<Included, SetupError> {
-        let (hash, mut updates) = {
+        let (hash, mut updates, spec) = {
             let _turn = self.signing.lock().await;
+            let version = self.version().await?;
             let who = signer.hotkey().to_string();
             let nonce: u32 = self
                 .request("asking for a nonce", "system_accountNextIndex", rpc_params![who])
                 .await?;
-            let bytes = signed(signer, nonce, self.genesis, call);
-            (BlakeTwo256::hash(&bytes), self.send(name, &bytes).await?)
+            let bytes = signed(signer, nonce, self.genesis, version, call);
+            (BlakeTwo256::hash(&bytes), self.send(name, &bytes).await?, Spec::of_version(version))
         };
         let block = timeout(INCLUSION, finalized(&mut updates))
             .await
             .map_err(|_| SetupError::TimedOut { call: name })??
             .ok_or(SetupError::TimedOut { call: name })?;
-        let events = self.events_of(block, hash).await?;
+        let events = self.events_of(block, hash, spec.unwrap_or_default()).await?;
         for event in &events {
-            if let RuntimeEvent::System(frame_system::Event::ExtrinsicFailed {
-                dispatch_error,
-                ..
-            }) = event
-            {
-                return Err(SetupError::Failed { call: name, error: error_name(*dispatch_error) });
+            if let Happening::Failed(error) = event {
+                return Err(SetupError::Failed { call: name, error: error.clone() });
             }
         }
         Ok(Included { block, events })
@@ -136,7 +136,8 @@ impl Client {
         &self,
         block: H256,
         extrinsic: H256,
-    ) -> Result<Vec<RuntimeEvent>, SetupError> {
+        spec: Spec,
+    ) -> Result<Vec<Happening>, SetupError> {
         const DOING: &str = "reading what a transaction did";
         let unreadable = || SetupError::Answer { doing: DOING };
         let body: Value = self.request(DOING, "chain_getBlock", rpc_params![block]).await?;
@@ -153,10 +154,8 @@ impl Client {
         let events: String =
             self.request(DOING, "state_getStorage", rpc_params![key, block]).await?;
         let events = hex::decode(events.trim_start_matches("0x")).map_err(|_| unreadable())?;
-        let events = Vec::<EventRecord<RuntimeEvent, H256>>::decode(&mut events.as_slice());
-        let mine = events.map_err(|_| unreadable())?.into_iter();
-        let mine = mine.filter(|record| record.phase == Phase::ApplyExtrinsic(place));
-        Ok(mine.map(|record| record.event).collect())
+        let all = spec.happenings(&events).ok_or_else(unreadable)?.into_iter();
+        Ok(all.filter(|(by, _)| *by == Some(place)).map(|(_, event)| event).collect())
     }
 }
 
@@ -182,18 +181,4 @@ async fn finalized(updates: &mut Subscription<Value>) -> Result<Option<H256>, Se
         }
     }
     Ok(None)
-}
-
-/// The name of an error, such as `NotEnoughBalanceToStake`.
-pub(super) fn error_name(error: DispatchError) -> String {
-    let DispatchError::Module(module) = error else { return format!("{error:?}") };
-    let errors = match module.index {
-        7 => subtensor::Error::<Runtime>::type_info(),
-        12 => sudo::Error::<Runtime>::type_info(),
-        19 => admin::Error::<Runtime>::type_info(),
-        _ => pallet_balances::Error::<Runtime>::type_info(),
-    };
-    let TypeDef::Variant(errors) = errors.type_def else { return format!("{error:?}") };
-    let known = errors.variants.iter().find(|variant| variant.index == module.error[0]);
-    known.map_or_else(|| format!("{error:?}"), |variant| variant.name.to_owned())
 }

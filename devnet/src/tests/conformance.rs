@@ -6,6 +6,7 @@ use parity_scale_codec::Decode;
 use subxt::Metadata;
 
 use crate::node::chain::Chain;
+use crate::specs::Genesis;
 
 /// Names the file with mainnet's metadata of spec 365.
 const VARIABLE: &str = "TOUCHSTONE_FINNEY_METADATA";
@@ -37,7 +38,7 @@ const NEWER: &[&str] = &[
 ];
 
 fn ours() -> Metadata {
-    let chain = Chain::open(None, std::time::Duration::from_secs(12)).unwrap();
+    let chain = Chain::open(None, std::time::Duration::from_secs(12), &Genesis::default()).unwrap();
     let answer =
         chain.query(&chain.head(), "Metadata_metadata_at_version", &[16, 0, 0, 0]).unwrap();
     let bytes = Option::<Vec<u8>>::decode(&mut answer.as_slice()).unwrap().unwrap();

@@ -8,6 +8,8 @@ use subxt::dynamic::Value;
 use subxt::{OnlineClient, SubstrateConfig};
 
 use super::*;
+use sp_core::H256;
+
 use crate::runtime::{Runtime, RuntimeCall, subtensor};
 use crate::setup::{Client, SetupError, sudo_key};
 
@@ -246,4 +248,185 @@ async fn nonsense_is_answered_with_an_error_and_nothing_breaks() {
     assert!(ask("chain_getBlockHash", rpc_params![4_000_000_000_u64]).await.unwrap().is_null());
     assert!(ask("chain_getHeader", rpc_params![]).await.unwrap()["number"].is_string());
     devnet.stop().await;
+}
+
+#[tokio::test]
+async fn time_locked_weights_go_through_the_pool_and_appear_under_every_spec() {
+    for spec in crate::Spec::ALL {
+        weights_are_committed_and_revealed(spec).await;
+    }
+}
+
+async fn weights_are_committed_and_revealed(spec: crate::Spec) {
+    use rand::SeedableRng;
+
+    let devnet = Running::start(Config { spec, ..quick(None) }, |_| {}).await;
+    let client = Client::connect(&devnet.url).await.unwrap();
+    let netuid = prepared(&client).await;
+    client.sudo_set("commit_reveal", Some(netuid), 1).await.unwrap();
+    client.sudo_set("tempo", Some(netuid), 40).await.unwrap();
+    let api = OnlineClient::<SubstrateConfig>::from_insecure_url(&devnet.url).await.unwrap();
+    until(&api, "ValidatorPermit", |list| format!("{list}").contains("true")).await;
+
+    let weights = [(common::Uid(2), 9), (common::Uid(0), 3)];
+    let payload = timelock::WeightsPayload::new(&hotkey("validator"), &weights, 0);
+    let key = crate::runtime::drand::beacon_key();
+    let beacon = key.beacon(timelock::QUICKNET_GENESIS_S, std::num::NonZeroU64::MIN).unwrap();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let round = beacon.round_known_at(now) + 2;
+    let mut rng = rand::rngs::StdRng::seed_from_u64(1);
+    let commit = payload.seal(&beacon, round, &mut rng).unwrap();
+    let call = |round, version| {
+        RuntimeCall::SubtensorModule(subtensor::Call::commit_timelocked_mechanism_weights {
+            netuid: netuid.0,
+            mecid: 0,
+            commit: commit.clone().try_into().unwrap(),
+            reveal_round: round,
+            commit_reveal_version: version,
+        })
+    };
+    let signer = Keypair::development("validator");
+    let wrong = client.submit(&signer, "the commitment", call(round, 3)).await;
+    let Err(SetupError::Failed { error, .. }) = wrong else { panic!("{wrong:?}") };
+    assert_eq!(error, "IncorrectCommitRevealVersion");
+    let old = client.submit(&signer, "the commitment", call(1, 4)).await;
+    match spec {
+        crate::Spec::V365 => assert!(old.is_ok(), "{old:?}"),
+        crate::Spec::V425 => {
+            let Err(SetupError::Refused { reason, .. }) = old else { panic!("{old:?}") };
+            assert_eq!(reason, "Custom error: 15");
+        }
+    }
+    client.submit(&signer, "the commitment", call(round, 4)).await.unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let at = api.at_current_block().await.unwrap();
+        let address =
+            subxt::dynamic::storage::<Vec<Value>, Vec<(u16, u16)>>("SubtensorModule", "Weights");
+        let key = vec![Value::u128(1), Value::u128(1)];
+        let found = at.storage().fetch(address, key).await.unwrap().decode().unwrap();
+        if found == [(2, 65_535), (0, 21_845)] {
+            break;
+        }
+        assert!(Instant::now() < deadline, "spec {spec}: the weights are {found:?}");
+    }
+    devnet.stop().await;
+}
+
+#[tokio::test]
+async fn commitments_that_would_fail_are_refused_by_the_pool_with_the_real_numbers() {
+    let devnet = Running::start(quick(None), |_| {}).await;
+    let client = Client::connect(&devnet.url).await.unwrap();
+    let netuid = prepared(&client).await.0;
+    client.sudo_set("commit_reveal", Some(Netuid(netuid)), 1).await.unwrap();
+    client.sudo_set("weights_rate_limit", Some(Netuid(netuid)), 1_000_000).await.unwrap();
+    let send = async |call: subtensor::Call<Runtime>| {
+        let signer = Keypair::development("validator");
+        match client.submit(&signer, "the call", RuntimeCall::SubtensorModule(call)).await {
+            Ok(_) => "ok".to_owned(),
+            Err(SetupError::Refused { reason, .. }) => reason,
+            Err(SetupError::Failed { error, .. }) => error,
+            Err(error) => panic!("{error}"),
+        }
+    };
+    let commit_hash = H256::zero();
+    assert_eq!(
+        send(subtensor::Call::commit_weights { netuid, commit_hash }).await,
+        "Custom error: 6"
+    );
+    let locked = subtensor::Call::commit_timelocked_weights {
+        netuid,
+        commit: vec![1].try_into().unwrap(),
+        reveal_round: u64::MAX,
+        commit_reveal_version: 4,
+    };
+    assert_eq!(send(locked).await, "CommittingWeightsTooFast", "the pool does not look");
+    let reveal = || subtensor::Call::reveal_weights {
+        netuid,
+        uids: vec![2],
+        values: vec![1],
+        salt: vec![7],
+        version_key: 0,
+    };
+    assert_eq!(send(reveal()).await, "Custom error: 16");
+    client.sudo_set("weights_rate_limit", Some(Netuid(netuid)), 0).await.unwrap();
+    let commit_hash =
+        SubtensorModule::hash_of_weights(&account("validator"), netuid, &[2], &[1], &[7], 0);
+    client.sudo_set("tempo", Some(Netuid(netuid)), 1000).await.unwrap();
+    assert_eq!(send(subtensor::Call::commit_weights { netuid, commit_hash }).await, "ok");
+    assert_eq!(send(reveal()).await, "Custom error: 17");
+    let unequal = subtensor::Call::batch_commit_weights {
+        netuids: vec![1_u16.into()],
+        commit_hashes: Vec::new(),
+    };
+    assert_eq!(send(unequal).await, "Custom error: 18");
+    devnet.stop().await;
+}
+
+#[tokio::test]
+async fn owners_pay_for_their_hotkeys_where_the_chain_wants_it() {
+    let devnet = Running::start(Config { fees: crate::Fees::Owner, ..quick(None) }, |_| {}).await;
+    let client = Client::connect(&devnet.url).await.unwrap();
+    let netuid = prepared(&client).await;
+    let api = OnlineClient::<SubstrateConfig>::from_insecure_url(&devnet.url).await.unwrap();
+    let balance = async |name: &str| {
+        let at = api.at_current_block().await.unwrap();
+        let address = subxt::dynamic::storage::<Vec<Value>, Value>("System", "Account");
+        let key = vec![Value::from_bytes(account(name))];
+        let found = at.storage().fetch(address, key).await.unwrap().decode().unwrap();
+        let text = format!("{found}");
+        let digits = text.split("free: ").nth(1).unwrap();
+        digits.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse::<u64>().unwrap()
+    };
+    let axon = || {
+        RuntimeCall::SubtensorModule(subtensor::Call::serve_axon {
+            netuid: netuid.0,
+            version: 1,
+            ip: 1,
+            port: 1,
+            ip_type: 4,
+            protocol: 4,
+            placeholder1: 0,
+            placeholder2: 0,
+        })
+    };
+    let before = balance("Alice").await;
+    client.submit(&Keypair::development("miner"), "serve_axon", axon()).await.unwrap();
+    let fee = before - balance("Alice").await;
+    assert!((1..1_000_000).contains(&fee), "{fee}");
+
+    // A hotkey of somebody who has nothing left.
+    let bob = Keypair::development("Bob");
+    client.burned_register(&bob, netuid, hotkey("poor")).await.unwrap();
+    let all =
+        pallet_balances::Call::transfer_all { dest: account("Alice").into(), keep_alive: false };
+    client.submit(&bob, "transfer_all", RuntimeCall::Balances(all)).await.unwrap();
+    let refused = client.submit(&Keypair::development("poor"), "serve_axon", axon()).await;
+    let Err(SetupError::Refused { reason, .. }) = refused else { panic!("{refused:?}") };
+    assert!(reason.contains("Inability to pay some fees"), "{reason}");
+    devnet.stop().await;
+}
+
+#[tokio::test]
+async fn an_upgrade_raises_the_version_and_the_chain_goes_on() {
+    let devnet = Running::start(quick(None), |_| {}).await;
+    let client = Client::connect(&devnet.url).await.unwrap();
+    assert_eq!(client.version().await.unwrap(), 365);
+    let items = vec![(crate::runtime::UPGRADES_KEY.to_vec(), 2_u32.to_le_bytes().to_vec())];
+    let call = RuntimeCall::System(frame_system::Call::set_storage { items });
+    let call = RuntimeCall::Sudo(crate::runtime::sudo::Call::sudo { call: Box::new(call) });
+    client.submit(&sudo_key(), "the upgrade", call).await.unwrap();
+    assert_eq!(client.version().await.unwrap(), 367);
+    client.faucet(hotkey("poor"), genesis::TAO).await.unwrap();
+    devnet.stop().await;
+}
+
+#[tokio::test]
+async fn a_folder_is_not_continued_with_another_kind_of_chain() {
+    let folder = tempfile::tempdir().unwrap();
+    let newer = Config { spec: crate::Spec::V425, ..quick(Some(folder.path())) };
+    Running::start(newer.clone(), |_| {}).await.stop().await;
+    let error = App::build(quick(Some(folder.path()))).await.unwrap_err().to_string();
+    assert!(error.contains("begun with `--spec 425 --fees free --beacon local"), "{error}");
+    Running::start(newer, |_| {}).await.stop().await;
 }

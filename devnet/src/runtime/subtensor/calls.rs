@@ -1,4 +1,4 @@
-//! The calls of spec 365 that this chain takes, with their real indices and arguments.
+//! The calls that this chain takes, with their real indices and arguments; specs do not differ in them.
 
 use frame_support::pallet_macros::pallet_section;
 
@@ -34,6 +34,171 @@ mod calls {
         ) -> DispatchResult {
             let hotkey = ensure_signed(origin)?;
             Self::do_set_weights(hotkey, netuid, mecid, dests, weights, version_key)
+        }
+
+        /// Sets weights in several subnets at once. It succeeds whatever fails in it: events tell.
+        #[pallet::call_index(80)]
+        #[pallet::weight((CALL_WEIGHT, DispatchClass::Normal, Pays::No))]
+        pub fn batch_set_weights(
+            origin: OriginFor<T>,
+            netuids: Vec<Compact<u16>>,
+            weights: Vec<Vec<(Compact<u16>, Compact<u16>)>>,
+            version_keys: Vec<Compact<u64>>,
+        ) -> DispatchResult {
+            let hotkey = ensure_signed(origin)?;
+            Self::do_batch_set_weights(hotkey, netuids, weights, &version_keys)
+        }
+
+        /// Commits to weights by their hash.
+        #[pallet::call_index(96)]
+        #[pallet::weight((CALL_WEIGHT, DispatchClass::Normal, Pays::No))]
+        pub fn commit_weights(
+            origin: OriginFor<T>,
+            netuid: u16,
+            commit_hash: H256,
+        ) -> DispatchResult {
+            let hotkey = ensure_signed(origin)?;
+            Self::do_commit_weights(hotkey, netuid, 0, commit_hash)
+        }
+
+        /// Commits to weights for one of a subnet's mechanisms by their hash.
+        #[pallet::call_index(115)]
+        #[pallet::weight((CALL_WEIGHT, DispatchClass::Normal, Pays::No))]
+        pub fn commit_mechanism_weights(
+            origin: OriginFor<T>,
+            netuid: u16,
+            mecid: u8,
+            commit_hash: H256,
+        ) -> DispatchResult {
+            let hotkey = ensure_signed(origin)?;
+            Self::do_commit_weights(hotkey, netuid, mecid, commit_hash)
+        }
+
+        /// Commits to weights in several subnets at once. It succeeds whatever fails in it: events tell.
+        #[pallet::call_index(100)]
+        #[pallet::weight((CALL_WEIGHT, DispatchClass::Normal, Pays::No))]
+        pub fn batch_commit_weights(
+            origin: OriginFor<T>,
+            netuids: Vec<Compact<u16>>,
+            commit_hashes: Vec<H256>,
+        ) -> DispatchResult {
+            let hotkey = ensure_signed(origin)?;
+            Self::do_batch_commit_weights(hotkey, netuids, &commit_hashes)
+        }
+
+        /// Reveals weights that were committed by their hash, in the one epoch where that is allowed.
+        #[pallet::call_index(97)]
+        #[pallet::weight((CALL_WEIGHT, DispatchClass::Normal, Pays::No))]
+        pub fn reveal_weights(
+            origin: OriginFor<T>,
+            netuid: u16,
+            uids: Vec<u16>,
+            values: Vec<u16>,
+            salt: Vec<u16>,
+            version_key: u64,
+        ) -> DispatchResult {
+            let hotkey = ensure_signed(origin)?;
+            let revealed = Revealed { uids, values, salt, version_key };
+            Self::do_reveal_weights(hotkey, netuid, 0, revealed)
+        }
+
+        /// The same for one of a subnet's mechanisms.
+        #[pallet::call_index(116)]
+        #[pallet::weight((CALL_WEIGHT, DispatchClass::Normal, Pays::No))]
+        pub fn reveal_mechanism_weights(
+            origin: OriginFor<T>,
+            netuid: u16,
+            mecid: u8,
+            uids: Vec<u16>,
+            values: Vec<u16>,
+            salt: Vec<u16>,
+            version_key: u64,
+        ) -> DispatchResult {
+            let hotkey = ensure_signed(origin)?;
+            let revealed = Revealed { uids, values, salt, version_key };
+            Self::do_reveal_weights(hotkey, netuid, mecid, revealed)
+        }
+
+        /// Reveals several commitments of one subnet, all or none.
+        #[pallet::call_index(98)]
+        #[pallet::weight((CALL_WEIGHT, DispatchClass::Normal, Pays::No))]
+        pub fn batch_reveal_weights(
+            origin: OriginFor<T>,
+            netuid: u16,
+            uids_list: Vec<Vec<u16>>,
+            values_list: Vec<Vec<u16>>,
+            salts_list: Vec<Vec<u16>>,
+            version_keys: Vec<u64>,
+        ) -> DispatchResult {
+            let hotkey = ensure_signed(origin)?;
+            let lengths = [values_list.len(), salts_list.len(), version_keys.len()];
+            ensure!(lengths == [uids_list.len(); 3], Error::<T>::InputLengthsUnequal);
+            let weights = uids_list.into_iter().zip(values_list);
+            let rest = salts_list.into_iter().zip(version_keys);
+            let all = weights.zip(rest).map(|((uids, values), (salt, version_key))| Revealed {
+                uids,
+                values,
+                salt,
+                version_key,
+            });
+            Self::do_batch_reveal_weights(hotkey, netuid, all.collect())
+        }
+
+        /// Commits to weights that the chain opens by itself once the beacon has signed `reveal_round`.
+        #[pallet::call_index(113)]
+        #[pallet::weight((CALL_WEIGHT, DispatchClass::Normal, Pays::No))]
+        pub fn commit_timelocked_weights(
+            origin: OriginFor<T>,
+            netuid: u16,
+            commit: Ciphertext,
+            reveal_round: u64,
+            commit_reveal_version: u16,
+        ) -> DispatchResult {
+            let hotkey = ensure_signed(origin)?;
+            Self::do_commit_timelocked_weights(
+                hotkey,
+                netuid,
+                0,
+                commit,
+                reveal_round,
+                commit_reveal_version,
+            )
+        }
+
+        /// The same for one of a subnet's mechanisms, with version 4.
+        #[pallet::call_index(117)]
+        #[pallet::weight((CALL_WEIGHT, DispatchClass::Normal, Pays::No))]
+        pub fn commit_crv3_mechanism_weights(
+            origin: OriginFor<T>,
+            netuid: u16,
+            mecid: u8,
+            commit: Ciphertext,
+            reveal_round: u64,
+        ) -> DispatchResult {
+            let hotkey = ensure_signed(origin)?;
+            Self::do_commit_timelocked_weights(hotkey, netuid, mecid, commit, reveal_round, 4)
+        }
+
+        /// The same for one of a subnet's mechanisms.
+        #[pallet::call_index(118)]
+        #[pallet::weight((CALL_WEIGHT, DispatchClass::Normal, Pays::No))]
+        pub fn commit_timelocked_mechanism_weights(
+            origin: OriginFor<T>,
+            netuid: u16,
+            mecid: u8,
+            commit: Ciphertext,
+            reveal_round: u64,
+            commit_reveal_version: u16,
+        ) -> DispatchResult {
+            let hotkey = ensure_signed(origin)?;
+            Self::do_commit_timelocked_weights(
+                hotkey,
+                netuid,
+                mecid,
+                commit,
+                reveal_round,
+                commit_reveal_version,
+            )
         }
 
         /// Stakes rao of the signing coldkey on a hotkey: one rao becomes one rao of alpha.

@@ -1,18 +1,18 @@
-//! What happens in every block: prices follow demand, emission is put aside, and at its tempo a subnet has an epoch
-//! that turns weights into permits, scores and stake.
+//! What happens in every block: prices follow demand, emission is put aside, commitments are revealed, and a subnet whose
+//! turn it is has an epoch that turns weights into permits, scores and stake.
 
 use sp_runtime::AccountId32;
 
+use super::super::yuma;
+use super::mechanisms::Combined;
 use super::{
-    Active, ActivityCutoff, BlockAtRegistration, BlockEmission, BlocksSinceLastStep, Bonds,
-    BondsMovingAverage, BondsPenalty, Config, Consensus, Dividends, Emission, Event,
-    FirstEmissionBlockNumber, Incentive, Kappa, Keys, LastMechansimStepBlock, LastUpdate,
-    MaxAllowedValidators, NetworksAdded, Owner, Pallet, PendingOwnerCut, PendingServerEmission,
-    PendingValidatorEmission, PruningScores, ROOT, Rank, StakeThreshold, SubnetAlphaOutEmission,
-    SubnetOwner, SubnetOwnerCut, SubnetOwnerHotkey, SubnetworkN, Tempo, TotalNetworks, Trust,
-    ValidatorPermit, ValidatorTrust, Weights,
+    Active, BlockAtRegistration, BlockEmission, Bonds, BondsMovingAverage, BondsPenalty, Config,
+    Consensus, Dividends, Emission, Event, FirstEmissionBlockNumber, Incentive, Kappa, Keys,
+    LastMechansimStepBlock, LastUpdate, MaxAllowedValidators, NetworksAdded, Owner, Pallet,
+    PendingOwnerCut, PendingServerEmission, PendingValidatorEmission, ROOT, StakeThreshold,
+    SubnetAlphaOutEmission, SubnetOwner, SubnetOwnerCut, SubnetOwnerHotkey, SubnetworkN, Tempo,
+    TotalNetworks, ValidatorPermit, ValidatorTrust, Weights, storage_index,
 };
-use crate::runtime::yuma;
 
 impl<T: Config> Pallet<T> {
     /// The subnets that exist, in order.
@@ -22,20 +22,19 @@ impl<T: Config> Pallet<T> {
     }
 
     pub(super) fn block_step(now: u64) {
-        for netuid in Self::netuids().filter(|netuid| *netuid != ROOT) {
+        let netuids: Vec<u16> = Self::netuids().filter(|netuid| *netuid != ROOT).collect();
+        for netuid in netuids.iter().copied() {
             Self::adjust_price(netuid, now);
             if FirstEmissionBlockNumber::<T>::get(netuid).is_some_and(|first| first <= now) {
                 Self::put_aside(netuid);
             }
-            if is_epoch(netuid, Tempo::<T>::get(netuid), now) {
-                Self::run_epoch(netuid, now);
-                BlocksSinceLastStep::<T>::insert(netuid, 0);
-                LastMechansimStepBlock::<T>::insert(netuid, now);
-            } else {
-                BlocksSinceLastStep::<T>::mutate(netuid, |blocks| {
-                    *blocks = blocks.saturating_add(1)
-                });
-            }
+        }
+        for netuid in netuids.iter().copied() {
+            Self::reveal_timelocked(netuid, now);
+        }
+        for netuid in Self::take_turns(&netuids, now) {
+            Self::run_epoch(netuid, now);
+            LastMechansimStepBlock::<T>::insert(netuid, now);
         }
     }
 
@@ -55,45 +54,88 @@ impl<T: Config> Pallet<T> {
     fn run_epoch(netuid: u16, now: u64) {
         let hotkeys: Vec<AccountId32> =
             (0..SubnetworkN::<T>::get(netuid)).map(|uid| Keys::<T>::get(netuid, uid)).collect();
-        let result = yuma::epoch(&Self::observe(netuid, &hotkeys, now));
+        let servers = PendingServerEmission::<T>::take(netuid);
+        let validators = PendingValidatorEmission::<T>::take(netuid);
+        let whole = servers.saturating_add(validators);
+        let parts = Self::split_between_mechanisms(netuid, servers)
+            .into_iter()
+            .zip(Self::split_between_mechanisms(netuid, validators));
 
-        let miners = paid(&result.miner_shares, PendingServerEmission::<T>::take(netuid));
-        let validators =
-            paid(&result.validator_shares, PendingValidatorEmission::<T>::take(netuid));
-        for (uid, hotkey) in hotkeys.iter().enumerate() {
-            let owner = Owner::<T>::get(hotkey);
-            // A pot that runs over stays as it is: nobody loses anything.
-            let _ = Self::increase_stake(hotkey, &owner, netuid, miners[uid]);
-            Self::pay_validator(hotkey, &owner, netuid, validators[uid]);
+        let mut miners = vec![0_u64; hotkeys.len()];
+        let (mut emission, mut active) = (Combined::<u64>::default(), Combined::<bool>::default());
+        let mut permits = Combined::<bool>::default();
+        let [mut consensus, mut dividends, mut validator_trust, mut rank, mut trust, mut pruning] =
+            std::array::from_fn(|_| Combined::<u16>::default());
+        let mut pay = Vec::new();
+        for (mecid, (servers, validators)) in (0_u8..).zip(parts) {
+            let Some(index) = storage_index(netuid, mecid) else { continue };
+            let result = yuma::epoch(&Self::observe(netuid, index, &hotkeys, now));
+            let weight = match whole {
+                0 => f64::from(u8::from(mecid == 0)),
+                whole => servers.saturating_add(validators) as f64 / whole as f64,
+            };
+            let servers = paid(&result.miner_shares, servers);
+            let validators = paid(&result.validator_shares, validators);
+            let both = servers.iter().zip(&validators).map(|(a, b)| a.saturating_add(*b));
+            emission.add(both.collect(), weight);
+            for (sum, part) in miners.iter_mut().zip(&servers) {
+                *sum = sum.saturating_add(*part);
+            }
+            pay.push((servers, validators));
+            active.add(result.active);
+            permits.add(result.permits);
+            consensus.add(result.consensus, weight);
+            dividends.add(result.dividends, weight);
+            validator_trust.add(result.validator_trust, weight);
+            rank.add(result.scores.rank, weight);
+            trust.add(result.scores.trust, weight);
+            pruning.add(result.scores.pruning, weight);
+            Incentive::<T>::insert(index, result.incentive);
+            for (uid, row) in (0_u16..).zip(result.bonds) {
+                if row.is_empty() {
+                    Bonds::<T>::remove(index, uid);
+                } else {
+                    Bonds::<T>::insert(index, uid, row);
+                }
+            }
+        }
+
+        for (servers, validators) in pay {
+            Self::pay_out(netuid, &hotkeys, &servers, &validators);
         }
         let cut = PendingOwnerCut::<T>::take(netuid);
         let owner_hotkey = SubnetOwnerHotkey::<T>::get(netuid);
         let _ = Self::increase_stake(&owner_hotkey, &SubnetOwner::<T>::get(netuid), netuid, cut);
 
-        let both = miners.iter().zip(&validators).map(|(a, b)| a.saturating_add(*b));
-        Emission::<T>::insert(netuid, both.collect::<Vec<u64>>());
-        Active::<T>::insert(netuid, result.active);
-        Rank::<T>::insert(netuid, result.rank);
-        Trust::<T>::insert(netuid, result.trust);
-        Consensus::<T>::insert(netuid, result.consensus);
-        Incentive::<T>::insert(netuid, result.incentive);
-        Dividends::<T>::insert(netuid, result.dividends);
-        ValidatorTrust::<T>::insert(netuid, result.validator_trust);
-        PruningScores::<T>::insert(netuid, result.pruning);
-        ValidatorPermit::<T>::insert(netuid, result.permits);
-        for (uid, row) in (0_u16..).zip(result.bonds) {
-            if row.is_empty() {
-                Bonds::<T>::remove(netuid, uid);
-            } else {
-                Bonds::<T>::insert(netuid, uid, row);
-            }
-        }
+        Emission::<T>::insert(netuid, emission.into_values());
+        Active::<T>::insert(netuid, active.into_values());
+        Consensus::<T>::insert(netuid, consensus.into_values());
+        Dividends::<T>::insert(netuid, dividends.into_values());
+        ValidatorTrust::<T>::insert(netuid, validator_trust.into_values());
+        ValidatorPermit::<T>::insert(netuid, permits.into_values());
+        Self::keep_scores(
+            netuid,
+            yuma::Scores {
+                rank: rank.into_values(),
+                trust: trust.into_values(),
+                pruning: pruning.into_values(),
+            },
+        );
         Self::deposit_event(Event::IncentiveAlphaEmittedToMiners { netuid, emissions: miners });
     }
 
-    /// Everything the consensus depends on. Mechanism 0 alone counts.
-    fn observe(netuid: u16, hotkeys: &[AccountId32], now: u64) -> yuma::Input {
-        let updates = LastUpdate::<T>::get(netuid);
+    fn pay_out(netuid: u16, hotkeys: &[AccountId32], servers: &[u64], validators: &[u64]) {
+        for (uid, hotkey) in hotkeys.iter().enumerate() {
+            let owner = Owner::<T>::get(hotkey);
+            // A pot that runs over stays as it is: nobody loses anything.
+            let _ = Self::increase_stake(hotkey, &owner, netuid, servers[uid]);
+            Self::pay_validator(hotkey, &owner, netuid, validators[uid]);
+        }
+    }
+
+    /// Everything that the consensus of one mechanism depends on.
+    fn observe(netuid: u16, index: u16, hotkeys: &[AccountId32], now: u64) -> yuma::Input {
+        let updates = LastUpdate::<T>::get(index);
         let permits = ValidatorPermit::<T>::get(netuid);
         let neurons = (0_u16..)
             .zip(hotkeys)
@@ -107,12 +149,12 @@ impl<T: Config> Pallet<T> {
         let uids = 0..hotkeys.len() as u16;
         yuma::Input {
             neurons,
-            weights: uids.clone().map(|uid| Weights::<T>::get(netuid, uid)).collect(),
-            bonds: uids.map(|uid| Bonds::<T>::get(netuid, uid)).collect(),
+            weights: uids.clone().map(|uid| Weights::<T>::get(index, uid)).collect(),
+            bonds: uids.map(|uid| Bonds::<T>::get(index, uid)).collect(),
             owner: Self::owner_uid(netuid),
             block: now,
             tempo: Tempo::<T>::get(netuid),
-            activity_cutoff: ActivityCutoff::<T>::get(netuid),
+            activity_cutoff: Self::activity_cutoff(netuid).into(),
             kappa: Kappa::<T>::get(netuid),
             max_validators: MaxAllowedValidators::<T>::get(netuid),
             stake_threshold: StakeThreshold::<T>::get(),
@@ -123,7 +165,7 @@ impl<T: Config> Pallet<T> {
 
     /// A validator's pay reaches all who stake on it.
     fn pay_validator(hotkey: &AccountId32, owner: &AccountId32, netuid: u16, amount: u64) {
-        if super::TotalHotkeyShares::<T>::get(hotkey, netuid).bits == 0 {
+        if Self::all_shares(hotkey, netuid) == 0 {
             let _ = Self::increase_stake(hotkey, owner, netuid, amount);
         } else {
             Self::fill_pot(hotkey, netuid, amount);
@@ -131,30 +173,7 @@ impl<T: Config> Pallet<T> {
     }
 }
 
-/// Whether a subnet has an epoch in this block: where `(block + netuid + 1) mod (tempo + 1)` reaches the tempo. A tempo
-/// of 0 never has one.
-pub(super) fn is_epoch(netuid: u16, tempo: u16, block: u64) -> bool {
-    let phase = block.wrapping_add(u64::from(netuid)).wrapping_add(1) % (u64::from(tempo) + 1);
-    tempo != 0 && phase == u64::from(tempo)
-}
-
 fn paid(shares: &[f64], rao: u64) -> Vec<u64> {
     // `as` rounds down and saturates.
     shares.iter().map(|share| (share * rao as f64) as u64).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn epochs_lie_a_tempo_and_a_block_apart() {
-        let blocks = |netuid, tempo| {
-            (0..250).filter(|b| is_epoch(netuid, tempo, *b)).take(2).collect::<Vec<_>>()
-        };
-        assert_eq!(blocks(0, 100), [99, 200]);
-        assert_eq!(blocks(1, 100), [98, 199]);
-        assert_eq!(blocks(1, 1), [1, 3]);
-        assert_eq!(blocks(0, 0), [0; 0]);
-    }
 }

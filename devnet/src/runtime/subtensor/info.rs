@@ -31,6 +31,7 @@ impl<T: Config> Pallet<T> {
         let pending = PendingServerEmission::<T>::get(netuid)
             .saturating_add(PendingValidatorEmission::<T>::get(netuid))
             .saturating_add(PendingOwnerCut::<T>::get(netuid));
+        let scores = Self::kept_scores(netuid);
         let coldkeys: Vec<AccountId32> = hotkeys.iter().map(Owner::<T>::get).collect();
         Some(Metagraph {
             netuid: Compact(netuid),
@@ -61,7 +62,7 @@ impl<T: Config> Pallet<T> {
             max_weights_limit: Compact(MaxWeightsLimit::<T>::get(netuid)),
             weights_version: Compact(WeightsVersionKey::<T>::get(netuid)),
             weights_rate_limit: Compact(WeightsSetRateLimit::<T>::get(netuid)),
-            activity_cutoff: Compact(ActivityCutoff::<T>::get(netuid)),
+            activity_cutoff: Compact(Self::activity_cutoff(netuid)),
             max_validators: Compact(MaxAllowedValidators::<T>::get(netuid)),
             num_uids: Compact(n),
             max_uids: Compact(MaxAllowedUids::<T>::get(netuid)),
@@ -93,14 +94,14 @@ impl<T: Config> Pallet<T> {
                 .collect(),
             active: Active::<T>::get(netuid),
             validator_permit: ValidatorPermit::<T>::get(netuid),
-            pruning_score: compact(PruningScores::<T>::get(netuid)),
+            pruning_score: compact(scores.pruning),
             last_update: compact(LastUpdate::<T>::get(netuid)),
             emission: compact(Emission::<T>::get(netuid)),
             dividends: compact(Dividends::<T>::get(netuid)),
             incentives: compact(Incentive::<T>::get(netuid)),
             consensus: compact(Consensus::<T>::get(netuid)),
-            trust: compact(Trust::<T>::get(netuid)),
-            rank: compact(Rank::<T>::get(netuid)),
+            trust: compact(scores.trust),
+            rank: compact(scores.rank),
             block_at_registration: (0..n)
                 .map(|uid| Compact(BlockAtRegistration::<T>::get(netuid, uid)))
                 .collect(),
@@ -131,7 +132,7 @@ impl<T: Config> Pallet<T> {
             weights_version: Compact(WeightsVersionKey::<T>::get(netuid)),
             weights_rate_limit: Compact(WeightsSetRateLimit::<T>::get(netuid)),
             adjustment_interval: Compact(AdjustmentInterval::<T>::get(netuid)),
-            activity_cutoff: Compact(ActivityCutoff::<T>::get(netuid)),
+            activity_cutoff: Compact(Self::activity_cutoff(netuid).try_into().unwrap_or(u16::MAX)),
             registration_allowed: NetworkRegistrationAllowed::<T>::get(netuid),
             target_regs_per_interval: Compact(TargetRegistrationsPerInterval::<T>::get(netuid)),
             min_burn: Compact(MinBurn::<T>::get(netuid)),
@@ -173,6 +174,7 @@ impl<T: Config> Pallet<T> {
         let at = usize::from(uid);
         let hotkey = Keys::<T>::get(netuid, uid);
         let coldkey = Owner::<T>::get(&hotkey);
+        let scores = Self::kept_scores(netuid);
         let fraction = |values: Vec<u16>| Compact(values.get(at).copied().unwrap_or(0));
         let number = |values: Vec<u64>| Compact(values.get(at).copied().unwrap_or(0));
         let flag = |values: Vec<bool>| values.get(at).copied().unwrap_or(false);
@@ -184,16 +186,16 @@ impl<T: Config> Pallet<T> {
             axon_info: Axons::<T>::get(netuid, &hotkey).unwrap_or_default(),
             prometheus_info: Prometheus::<T>::get(netuid, &hotkey).unwrap_or_default(),
             stake: vec![(coldkey, Compact(Self::stake_weight(&hotkey, netuid)))],
-            rank: fraction(Rank::<T>::get(netuid)),
+            rank: fraction(scores.rank),
             emission: number(Emission::<T>::get(netuid)),
             incentive: fraction(Incentive::<T>::get(netuid)),
             consensus: fraction(Consensus::<T>::get(netuid)),
-            trust: fraction(Trust::<T>::get(netuid)),
+            trust: fraction(scores.trust),
             validator_trust: fraction(ValidatorTrust::<T>::get(netuid)),
             dividends: fraction(Dividends::<T>::get(netuid)),
             last_update: number(LastUpdate::<T>::get(netuid)),
             validator_permit: flag(ValidatorPermit::<T>::get(netuid)),
-            pruning_score: fraction(PruningScores::<T>::get(netuid)),
+            pruning_score: fraction(scores.pruning),
             hotkey,
         })
     }

@@ -1,14 +1,15 @@
 //! The pallet `SubtensorModule`: what neurons, validators and subnet owners call, and the epochs.
 //!
-//! It follows spec 365 in everything that a client sees. Simplified: stake has no pool, so TAO and alpha exchange one
-//! to one; there are no child keys, so nothing is inherited; commit-reveal cannot be done.
+//! It follows the real chain in everything that a client sees; what differs between specs is in `layout`. Simplified:
+//! stake has no pool, so TAO and alpha exchange one to one; there are no child keys, so nothing is inherited.
 
 mod calls;
+mod commits;
 mod epoch;
-mod errors;
-mod events;
 pub mod info;
+mod mechanisms;
 mod registration;
+mod reveals;
 mod sdk;
 mod serving;
 mod staking;
@@ -19,7 +20,9 @@ mod weights;
 use frame_support::pallet_macros::import_section;
 use frame_support::weights::Weight;
 
+use super::layout;
 pub use pallet::*;
+pub use registration::put;
 pub use sdk::{EpochConsensus, I64F64, LockState};
 pub use weights::storage_index;
 
@@ -34,18 +37,25 @@ pub const MIN_STAKE: u64 = 2_000_000;
 
 /// Defines the pallet.
 #[import_section(calls::calls)]
-#[import_section(errors::errors)]
-#[import_section(events::events)]
+#[import_section(layout::errors::errors)]
+#[import_section(layout::events::events)]
+#[import_section(layout::storage::storage)]
 #[import_section(storage::storage)]
 #[import_section(sdk::sdk)]
 #[frame_support::pallet]
 pub mod pallet {
+    use alloc::collections::VecDeque;
+
     use frame_support::pallet_prelude::*;
     use frame_support::traits::{ConstBool, ConstI16, ConstU8, ConstU16, ConstU64};
     use frame_system::pallet_prelude::*;
+    use parity_scale_codec::Compact;
+    use sp_core::H256;
     use sp_runtime::SaturatedConversion;
 
+    use super::super::drand;
     use super::CALL_WEIGHT;
+    use super::reveals::Revealed;
     use super::sdk::*;
     use super::types::*;
 
@@ -54,6 +64,7 @@ pub mod pallet {
     pub trait Config:
         frame_system::Config<AccountId = sp_runtime::AccountId32, RuntimeEvent: From<Event<Self>>>
         + pallet_balances::Config<Balance = u64>
+        + drand::Config
     {
         /// Blocks between `register_network` and `start_call`.
         #[pallet::constant]

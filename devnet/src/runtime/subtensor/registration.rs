@@ -14,10 +14,10 @@ use super::{
     MaxBurn, MaxRegistrationsPerBlock, MechanismCountCurrent, MinAllowedWeights, MinBurn,
     NetworkLastLockCost, NetworkLockReductionInterval, NetworkMinLockCost, NetworkRateLimit,
     NetworkRegisteredAt, NetworkRegistrationAllowed, NetworksAdded, NeuronCertificates,
-    OwnedHotkeys, Owner, Pallet, Prometheus, PruningScores, RAORecycledForRegistration, ROOT, Rank,
+    OwnedHotkeys, Owner, Pallet, Prometheus, RAORecycledForRegistration, ROOT,
     RegistrationsThisBlock, RegistrationsThisInterval, SubnetLimit, SubnetMechanism, SubnetOwner,
     SubnetOwnerHotkey, SubnetworkN, SubtokenEnabled, TargetRegistrationsPerInterval, Tempo,
-    TotalNetworks, Trust, Uids, ValidatorPermit, ValidatorTrust, Weights,
+    TotalNetworks, Uids, ValidatorPermit, ValidatorTrust, Weights,
 };
 
 /// 0.97 of 2^64: how slowly the price of a registration follows in a new subnet.
@@ -138,6 +138,7 @@ impl<T: Config> Pallet<T> {
         AdjustmentAlpha::<T>::insert(netuid, NEW_ADJUSTMENT_ALPHA);
         ImmunityPeriod::<T>::insert(netuid, 5000);
         LastAdjustmentBlock::<T>::insert(netuid, now);
+        Self::begin_schedule(netuid, now);
         MaxRegistrationsPerBlock::<T>::insert(netuid, NEW_REGISTRATIONS);
         TargetRegistrationsPerInterval::<T>::insert(netuid, NEW_REGISTRATIONS);
     }
@@ -226,12 +227,10 @@ impl<T: Config> Pallet<T> {
         } else {
             SubnetworkN::<T>::insert(netuid, uid.saturating_add(1));
         }
-        Rank::<T>::mutate(netuid, |values| put(values, uid, 0));
-        Trust::<T>::mutate(netuid, |values| put(values, uid, 0));
+        Self::wipe_scores(netuid, uid);
         Consensus::<T>::mutate(netuid, |values| put(values, uid, 0));
         Dividends::<T>::mutate(netuid, |values| put(values, uid, 0));
         ValidatorTrust::<T>::mutate(netuid, |values| put(values, uid, 0));
-        PruningScores::<T>::mutate(netuid, |values| put(values, uid, 0));
         Emission::<T>::mutate(netuid, |values| put(values, uid, 0));
         Active::<T>::mutate(netuid, |values| put(values, uid, true));
         ValidatorPermit::<T>::mutate(netuid, |values| put(values, uid, false));
@@ -280,7 +279,8 @@ fn next_price(price: u64, registrations: u16, target: u16, alpha: u64) -> u64 {
     u64::try_from(next).unwrap_or(u64::MAX)
 }
 
-fn put<V: Default + Clone>(values: &mut Vec<V>, uid: u16, value: V) {
+/// Puts a neuron's value into a list by uid.
+pub fn put<V: Default + Clone>(values: &mut Vec<V>, uid: u16, value: V) {
     let uid = usize::from(uid);
     if values.len() <= uid {
         values.resize(uid + 1, V::default());

@@ -8,15 +8,12 @@ use frame_support::traits::tokens::{Fortitude, Precision, Preservation};
 use sp_runtime::helpers_128bit::multiply_by_rational_with_rounding;
 use sp_runtime::{AccountId32, DispatchError, Rounding};
 
-use super::types::U64F64;
+use super::layout::ONE_SHARE;
 use super::{
-    Alpha, Config, Error, Event, MIN_STAKE, NetworksAdded, Owner, Pallet, ROOT, StakingHotkeys,
-    SubnetAlphaOut, SubnetTAO, SubtokenEnabled, TaoWeight, TotalHotkeyAlpha, TotalHotkeyShares,
-    TotalIssuance, TotalStake,
+    Config, Error, Event, MIN_STAKE, NetworksAdded, Owner, Pallet, ROOT, StakingHotkeys,
+    SubnetAlphaOut, SubnetTAO, SubtokenEnabled, TaoWeight, TotalHotkeyAlpha, TotalIssuance,
+    TotalStake,
 };
-
-/// One share, as stored.
-const ONE: u128 = 1 << 64;
 
 impl<T: Config> Pallet<T> {
     pub(super) fn do_add_stake(
@@ -101,8 +98,8 @@ impl<T: Config> Pallet<T> {
 
     /// A coldkey's stake on a hotkey, in rao of alpha.
     pub fn stake_of(hotkey: &AccountId32, coldkey: &AccountId32, netuid: u16) -> u64 {
-        let shares = Alpha::<T>::get((hotkey, coldkey, netuid)).bits;
-        let all = TotalHotkeyShares::<T>::get(hotkey, netuid).bits;
+        let shares = Self::shares(hotkey, coldkey, netuid);
+        let all = Self::all_shares(hotkey, netuid);
         let pot = u128::from(TotalHotkeyAlpha::<T>::get(hotkey, netuid));
         let stake = multiply_by_rational_with_rounding(pot, shares, all, Rounding::Down);
         if all == 0 { 0 } else { stake.map_or(0, |stake| u64::try_from(stake).unwrap_or(u64::MAX)) }
@@ -142,18 +139,17 @@ impl<T: Config> Pallet<T> {
             return Ok(());
         }
         let pot = TotalHotkeyAlpha::<T>::get(hotkey, netuid);
-        let all = TotalHotkeyShares::<T>::get(hotkey, netuid).bits;
+        let all = Self::all_shares(hotkey, netuid);
         let shares = if pot == 0 || all == 0 {
-            u128::from(amount) * ONE
+            u128::from(amount) * ONE_SHARE
         } else {
             multiply_by_rational_with_rounding(all, amount.into(), pot.into(), Rounding::Down)
                 .ok_or(Error::<T>::Overflow)?
         };
         let all = all.checked_add(shares).ok_or(Error::<T>::Overflow)?;
-        TotalHotkeyShares::<T>::insert(hotkey, netuid, U64F64 { bits: all });
-        Alpha::<T>::mutate((hotkey, coldkey, netuid), |mine| {
-            mine.bits = mine.bits.saturating_add(shares)
-        });
+        Self::put_all_shares(hotkey, netuid, all);
+        let mine = Self::shares(hotkey, coldkey, netuid).saturating_add(shares);
+        Self::put_shares(hotkey, coldkey, netuid, mine);
         StakingHotkeys::<T>::mutate(coldkey, |hotkeys| {
             if !hotkeys.contains(hotkey) {
                 hotkeys.push(hotkey.clone());
@@ -176,8 +172,8 @@ impl<T: Config> Pallet<T> {
         amount: u64,
     ) -> Result<(), DispatchError> {
         let pot = TotalHotkeyAlpha::<T>::get(hotkey, netuid);
-        let all = TotalHotkeyShares::<T>::get(hotkey, netuid).bits;
-        let mine = Alpha::<T>::get((hotkey, coldkey, netuid)).bits;
+        let all = Self::all_shares(hotkey, netuid);
+        let mine = Self::shares(hotkey, coldkey, netuid);
         let stake = Self::stake_of(hotkey, coldkey, netuid);
         // The last rao takes all shares along, so that rounding leaves none without alpha.
         let shares = if amount >= stake {
@@ -187,12 +183,8 @@ impl<T: Config> Pallet<T> {
                 .ok_or(Error::<T>::Overflow)?
                 .min(mine)
         };
-        TotalHotkeyShares::<T>::insert(hotkey, netuid, U64F64 { bits: all.saturating_sub(shares) });
-        if mine == shares {
-            Alpha::<T>::remove((hotkey, coldkey, netuid));
-        } else {
-            Alpha::<T>::insert((hotkey, coldkey, netuid), U64F64 { bits: mine - shares });
-        }
+        Self::put_all_shares(hotkey, netuid, all.saturating_sub(shares));
+        Self::put_shares(hotkey, coldkey, netuid, mine.saturating_sub(shares));
         TotalHotkeyAlpha::<T>::insert(hotkey, netuid, pot.saturating_sub(amount));
         SubnetAlphaOut::<T>::mutate(netuid, |alpha| *alpha = alpha.saturating_sub(amount));
         Ok(())

@@ -1,4 +1,4 @@
-//! The storage of spec 365 that this chain keeps: names, hashers, types and defaults are the real ones.
+//! The storage that all specs have alike: names, hashers, types and defaults are the real ones.
 
 use frame_support::pallet_macros::pallet_section;
 
@@ -234,10 +234,6 @@ mod storage {
     #[pallet::storage]
     pub type ImmuneOwnerUidsLimit<T> = StorageMap<_, Identity, u16, u16, ValueQuery, ConstU16<1>>;
 
-    /// Blocks without weights after which a validator is not counted.
-    #[pallet::storage]
-    pub type ActivityCutoff<T> = StorageMap<_, Identity, u16, u16, ValueQuery, ConstU16<5_000>>;
-
     /// The fewest weights to set, or the number of uids if that is less.
     #[pallet::storage]
     pub type MinAllowedWeights<T> = StorageMap<_, Identity, u16, u16, ValueQuery, ConstU16<1_024>>;
@@ -271,7 +267,7 @@ mod storage {
     #[pallet::storage]
     pub type BondsResetOn<T> = StorageMap<_, Identity, u16, bool, ValueQuery>;
 
-    /// Whether weights must be committed first; this chain cannot do that yet.
+    /// Whether weights must be committed first.
     #[pallet::storage]
     pub type CommitRevealWeightsEnabled<T> =
         StorageMap<_, Identity, u16, bool, ValueQuery, ConstBool<true>>;
@@ -327,6 +323,35 @@ mod storage {
     pub type MechanismCountCurrent<T> =
         StorageMap<_, Twox64Concat, u16, u8, ValueQuery, ConstU8<1>>;
 
+    /// How a subnet's emission is split between its mechanisms, in parts of 65535; equally if nothing is set.
+    #[pallet::storage]
+    pub type MechanismEmissionSplit<T> = StorageMap<_, Twox64Concat, u16, Vec<u16>, OptionQuery>;
+
+    /// Hashes of weights that wait to be revealed, by storage index and hotkey, the oldest first. What is kept beside a
+    /// hash differs between specs.
+    #[pallet::storage]
+    pub type WeightCommits<T: Config> = StorageDoubleMap<
+        _,
+        Twox64Concat,
+        u16,
+        Twox64Concat,
+        T::AccountId,
+        VecDeque<(H256, u64, u64, u64)>,
+        OptionQuery,
+    >;
+
+    /// Time-locked weights, by storage index and the epoch of the commitment: hotkey, block, ciphertext, round.
+    #[pallet::storage]
+    pub type TimelockedWeightCommits<T: Config> = StorageDoubleMap<
+        _,
+        Twox64Concat,
+        u16,
+        Twox64Concat,
+        u64,
+        VecDeque<(T::AccountId, u64, Ciphertext, u64)>,
+        ValueQuery,
+    >;
+
     /// The token's sign.
     #[pallet::storage]
     pub type TokenSymbol<T> = StorageMap<_, Identity, u16, Vec<u8>, ValueQuery, DefaultTokenSymbol>;
@@ -367,24 +392,6 @@ mod storage {
     #[pallet::storage]
     pub type TotalHotkeyAlpha<T: Config> =
         StorageDoubleMap<_, Blake2_128Concat, T::AccountId, Identity, u16, u64, ValueQuery>;
-
-    /// Shares in a hotkey's alpha.
-    #[pallet::storage]
-    pub type TotalHotkeyShares<T: Config> =
-        StorageDoubleMap<_, Blake2_128Concat, T::AccountId, Identity, u16, U64F64, ValueQuery>;
-
-    /// One coldkey's shares in a hotkey's alpha.
-    #[pallet::storage]
-    pub type Alpha<T: Config> = StorageNMap<
-        _,
-        (
-            NMapKey<Blake2_128Concat, T::AccountId>,
-            NMapKey<Blake2_128Concat, T::AccountId>,
-            NMapKey<Identity, u16>,
-        ),
-        U64F64,
-        ValueQuery,
-    >;
 
     // Neurons.
 
@@ -462,14 +469,6 @@ mod storage {
     #[pallet::storage]
     pub type Active<T> = StorageMap<_, Identity, u16, Vec<bool>, ValueQuery>;
 
-    /// Stake-weighted, clipped weights.
-    #[pallet::storage]
-    pub type Rank<T> = StorageMap<_, Identity, u16, Vec<u16>, ValueQuery>;
-
-    /// The share of the weights that was not clipped.
-    #[pallet::storage]
-    pub type Trust<T> = StorageMap<_, Identity, u16, Vec<u16>, ValueQuery>;
-
     /// The weight that enough stake supports.
     #[pallet::storage]
     pub type Consensus<T> = StorageMap<_, Identity, u16, Vec<u16>, ValueQuery>;
@@ -493,10 +492,6 @@ mod storage {
     /// How much of a validator's weights agreed with the consensus.
     #[pallet::storage]
     pub type ValidatorTrust<T> = StorageMap<_, Identity, u16, Vec<u16>, ValueQuery>;
-
-    /// Who is replaced first.
-    #[pallet::storage]
-    pub type PruningScores<T> = StorageMap<_, Identity, u16, Vec<u16>, ValueQuery>;
 
     /// Who may set weights.
     #[pallet::storage]

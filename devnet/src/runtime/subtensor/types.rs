@@ -1,4 +1,4 @@
-//! Values that the pallet stores, with the layouts of spec 365.
+//! Values that the pallet stores, with their real layouts.
 
 use frame_support::pallet_prelude::*;
 use sp_runtime::AccountId32;
@@ -62,6 +62,18 @@ pub struct I32F32 {
     /// The number times 2^32.
     pub bits: i64,
 }
+
+/// A decimal number; only newer specs store any.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Encode, Decode, TypeInfo)]
+pub struct SafeFloat {
+    /// The digits.
+    pub mantissa: u128,
+    /// The power of ten that they count.
+    pub exponent: i64,
+}
+
+/// Weights that a round's signature opens.
+pub type Ciphertext = BoundedVec<u8, ConstU32<5000>>;
 
 /// Where a neuron is reached.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Encode, Decode, TypeInfo)]

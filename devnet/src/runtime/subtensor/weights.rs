@@ -1,13 +1,16 @@
-//! Setting weights: the checks of spec 365 in their order.
+//! Setting weights: the checks of the real chain in their order.
 
 use frame_support::ensure;
 use frame_support::pallet_prelude::DispatchResult;
+use parity_scale_codec::Compact;
 use sp_runtime::AccountId32;
 
+use super::layout;
 use super::{
     CommitRevealWeightsEnabled, Config, Error, Event, LastUpdate, MaxWeightsLimit,
-    MechanismCountCurrent, MinAllowedWeights, Pallet, ROOT, StakeThreshold, SubnetOwnerHotkey,
-    SubnetworkN, Uids, ValidatorPermit, Weights, WeightsSetRateLimit, WeightsVersionKey,
+    MechanismCountCurrent, MinAllowedWeights, NetworksAdded, Pallet, ROOT, StakeThreshold,
+    SubnetOwnerHotkey, SubnetworkN, Uids, ValidatorPermit, Weights, WeightsSetRateLimit,
+    WeightsVersionKey,
 };
 
 /// Mechanisms of all subnets share the maps kept by storage index: this many subnets lie between two mechanisms.
@@ -28,21 +31,75 @@ impl<T: Config> Pallet<T> {
         version_key: u64,
     ) -> DispatchResult {
         ensure!(!CommitRevealWeightsEnabled::<T>::get(netuid), Error::<T>::CommitRevealEnabled);
+        Self::put_weights(&hotkey, netuid, mecid, uids, values, version_key)
+    }
+
+    /// Sets weights in several subnets: those that can be set are set, the others are told in events.
+    pub(super) fn do_batch_set_weights(
+        hotkey: AccountId32,
+        netuids: Vec<Compact<u16>>,
+        weights: Vec<Vec<(Compact<u16>, Compact<u16>)>>,
+        version_keys: &[Compact<u64>],
+    ) -> DispatchResult {
+        let same = netuids.len() == weights.len() && netuids.len() == version_keys.len();
+        ensure!(same, Error::<T>::InputLengthsUnequal);
+        let items = netuids.iter().zip(weights).zip(version_keys);
+        let outcomes: Vec<(u16, DispatchResult)> = items
+            .map(|((netuid, weights), key)| {
+                let (uids, values) =
+                    weights.into_iter().map(|(uid, value)| (uid.0, value.0)).unzip();
+                (netuid.0, Self::do_set_weights(hotkey.clone(), netuid.0, 0, uids, values, key.0))
+            })
+            .collect();
+        Self::tell_batch(hotkey, netuids, outcomes);
+        Ok(())
+    }
+
+    /// Says which items of a batch failed, or that none did.
+    pub(super) fn tell_batch(
+        hotkey: AccountId32,
+        netuids: Vec<Compact<u16>>,
+        outcomes: Vec<(u16, DispatchResult)>,
+    ) {
+        let mut failed = false;
+        for (netuid, outcome) in outcomes {
+            if let Err(error) = outcome {
+                failed = true;
+                Self::deposit_event(layout::item_failed(netuid, error));
+            }
+        }
+        Self::deposit_event(if failed {
+            Event::BatchCompletedWithErrors()
+        } else {
+            Event::BatchWeightsCompleted(netuids, hotkey)
+        });
+    }
+
+    /// Sets weights, whether they come openly or from a commitment: that sets the block of the last update itself.
+    pub(super) fn put_weights(
+        hotkey: &AccountId32,
+        netuid: u16,
+        mecid: u8,
+        uids: Vec<u16>,
+        values: Vec<u16>,
+        version_key: u64,
+    ) -> DispatchResult {
         ensure!(netuid != ROOT, Error::<T>::CanNotSetRootNetworkWeights);
         ensure!(uids.len() == values.len(), Error::<T>::WeightVecNotEqualSize);
-        ensure!(mecid < MechanismCountCurrent::<T>::get(netuid), Error::<T>::MechanismDoesNotExist);
-        let index = storage_index(netuid, mecid).ok_or(Error::<T>::MechanismDoesNotExist)?;
+        let index = Self::mechanism_index(netuid, mecid)?;
         let n = SubnetworkN::<T>::get(netuid);
         ensure!(uids.len() <= usize::from(n), Error::<T>::UidsLengthExceedUidsInSubNet);
-        let uid = Uids::<T>::get(netuid, &hotkey).ok_or(Error::<T>::HotKeyNotRegisteredInSubNet)?;
+        let uid = Uids::<T>::get(netuid, hotkey).ok_or(Error::<T>::HotKeyNotRegisteredInSubNet)?;
         ensure!(
-            Self::has_stake_for_weights(&hotkey, netuid),
+            Self::has_stake_for_weights(hotkey, netuid),
             Error::<T>::NotEnoughStakeToSetWeights
         );
         let wanted = WeightsVersionKey::<T>::get(netuid);
         ensure!(wanted == 0 || version_key >= wanted, Error::<T>::IncorrectWeightVersionKey);
         let now = Self::now();
-        ensure!(Self::weights_are_due(netuid, index, uid, now), Error::<T>::SettingWeightsTooFast);
+        let open = !CommitRevealWeightsEnabled::<T>::get(netuid);
+        let due = !open || Self::weights_are_due(netuid, index, uid, now);
+        ensure!(due, Error::<T>::SettingWeightsTooFast);
 
         let of_itself = uids == [uid];
         let permitted =
@@ -58,9 +115,19 @@ impl<T: Config> Pallet<T> {
         ensure!(of_itself || respects_limit(&values, limit), Error::<T>::MaxWeightExceeded);
 
         Weights::<T>::insert(index, uid, uids.into_iter().zip(values).collect::<Vec<_>>());
-        Self::set_last_update(index, uid, now);
+        if open {
+            Self::set_last_update(index, uid, now);
+        }
         Self::deposit_event(Event::WeightsSet(index, uid));
         Ok(())
+    }
+
+    /// The storage index of one of a subnet's mechanisms.
+    pub(super) fn mechanism_index(netuid: u16, mecid: u8) -> Result<u16, Error<T>> {
+        let exists =
+            NetworksAdded::<T>::get(netuid) && mecid < MechanismCountCurrent::<T>::get(netuid);
+        ensure!(exists, Error::MechanismDoesNotExist);
+        storage_index(netuid, mecid).ok_or(Error::MechanismDoesNotExist)
     }
 
     /// Whether the hotkey's stake reaches `StakeThreshold`, or it is the subnet owner's.

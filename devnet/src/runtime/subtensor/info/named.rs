@@ -37,8 +37,6 @@ impl<T: Config> Pallet<T> {
         use HyperparamValue::{Bool, TaoBalance, U16, U32, U64};
 
         let known = Self::hyperparams(netuid)?;
-        // Thousandths of a tempo after which a silent validator no longer counts.
-        let silence = u32::from(known.activity_cutoff.0) * 1000 / u32::from(known.tempo.0.max(1));
         let all = [
             ("kappa", U16(known.kappa)),
             ("immunity_period", U16(known.immunity_period)),
@@ -48,7 +46,7 @@ impl<T: Config> Pallet<T> {
             ("weights_version", U64(known.weights_version)),
             ("weights_rate_limit", U64(known.weights_rate_limit)),
             ("activity_cutoff", U16(known.activity_cutoff)),
-            ("activity_cutoff_factor", U32(Compact(silence))),
+            ("activity_cutoff_factor", U32(Compact(Self::activity_cutoff_factor(netuid)))),
             ("registration_allowed", Bool(known.registration_allowed)),
             ("target_regs_per_interval", U16(known.target_regs_per_interval)),
             ("min_burn", TaoBalance(known.min_burn)),

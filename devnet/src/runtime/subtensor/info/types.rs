@@ -1,13 +1,14 @@
-//! What the runtime APIs answer: layouts of spec 365.
+//! What the runtime APIs answer: the real layouts.
 
 use parity_scale_codec::{Compact, Decode, Encode};
 use scale_info::TypeInfo;
 
+use super::super::layout::CutoffBlocks;
 use super::super::types::{
     AxonInfo, ChainIdentityV2, I32F32, I96F32, PrometheusInfo, SubnetIdentityV3,
 };
 
-/// Everything about a subnet at one block. The fields and their order are those of spec 365.
+/// Everything about a subnet at one block. The fields and their order are those of the real chain.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode, TypeInfo)]
 pub struct Metagraph<AccountId> {
     pub netuid: Compact<u16>,
@@ -38,7 +39,7 @@ pub struct Metagraph<AccountId> {
     pub max_weights_limit: Compact<u16>,
     pub weights_version: Compact<u64>,
     pub weights_rate_limit: Compact<u64>,
-    pub activity_cutoff: Compact<u16>,
+    pub activity_cutoff: Compact<CutoffBlocks>,
     pub max_validators: Compact<u16>,
     pub num_uids: Compact<u16>,
     pub max_uids: Compact<u16>,
@@ -115,7 +116,7 @@ pub struct SelectiveMetagraph<AccountId> {
     pub max_weights_limit: Option<Compact<u16>>,
     pub weights_version: Option<Compact<u64>>,
     pub weights_rate_limit: Option<Compact<u64>>,
-    pub activity_cutoff: Option<Compact<u16>>,
+    pub activity_cutoff: Option<Compact<CutoffBlocks>>,
     pub max_validators: Option<Compact<u16>>,
     pub num_uids: Option<Compact<u16>>,
     pub max_uids: Option<Compact<u16>>,

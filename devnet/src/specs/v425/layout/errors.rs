@@ -1,11 +1,11 @@
-//! The errors of spec 365 that this chain can return, with their real indices.
+//! The errors of spec 425 that this chain can return, with their real indices.
 
 use frame_support::pallet_macros::pallet_section;
 
 /// Defines the errors.
 #[pallet_section]
 mod errors {
-    /// Why a call failed. Indices are those of spec 365; clients resolve them by name.
+    /// Why a call failed. Indices are those of spec 425; clients resolve them by name.
     #[pallet::error]
     pub enum Error<T> {
         /// The ip type is neither 4 nor 6.
@@ -60,76 +60,118 @@ mod errors {
         #[codec(index = 21)]
         HotKeyAlreadyRegisteredInSubNet,
         /// One weight's share is above `MaxWeightsLimit`.
-        #[codec(index = 26)]
+        #[codec(index = 27)]
         MaxWeightExceeded,
         /// `WeightsSetRateLimit` blocks have not passed.
-        #[codec(index = 28)]
+        #[codec(index = 29)]
         SettingWeightsTooFast,
         /// The version key is older than `WeightsVersionKey`.
-        #[codec(index = 29)]
+        #[codec(index = 30)]
         IncorrectWeightVersionKey,
         /// `ServingRateLimit` blocks have not passed.
-        #[codec(index = 30)]
+        #[codec(index = 31)]
         ServingRateLimitExceeded,
         /// More weights than the subnet has uids.
-        #[codec(index = 31)]
+        #[codec(index = 32)]
         UidsLengthExceedUidsInSubNet,
         /// `NetworkRateLimit` blocks have not passed.
-        #[codec(index = 32)]
+        #[codec(index = 33)]
         NetworkTxRateLimitExceeded,
         /// The subnet takes no registrations.
-        #[codec(index = 36)]
+        #[codec(index = 37)]
         SubNetRegistrationDisabled,
         /// Three times `TargetRegistrationsPerInterval` is reached.
-        #[codec(index = 37)]
+        #[codec(index = 38)]
         TooManyRegistrationsThisInterval,
         /// Only the subnet's owner may do this.
-        #[codec(index = 40)]
+        #[codec(index = 41)]
         NotSubnetOwner,
         /// The root subnet has its own registration call.
-        #[codec(index = 41)]
+        #[codec(index = 42)]
         RegistrationNotPermittedOnRootSubnet,
         /// Every root slot is held by a hotkey with more stake.
-        #[codec(index = 42)]
+        #[codec(index = 43)]
         StakeTooLowForRoot,
         /// Weights of the root network cannot be set.
-        #[codec(index = 46)]
+        #[codec(index = 47)]
         CanNotSetRootNetworkWeights,
         /// No slot is free and nobody can be replaced.
-        #[codec(index = 47)]
+        #[codec(index = 48)]
         NoNeuronIdAvailable,
-        /// The subnet wants commitments, not plain weights.
+        /// Nothing that was committed is left to reveal.
+        #[codec(index = 51)]
+        NoWeightsCommitFound,
+        /// What is revealed is not what was committed.
         #[codec(index = 52)]
+        InvalidRevealCommitHashNotMatch,
+        /// The subnet wants commitments, not plain weights.
+        #[codec(index = 53)]
         CommitRevealEnabled,
+        /// The subnet takes plain weights, no commitments.
+        #[codec(index = 54)]
+        CommitRevealDisabled,
         /// The subnet has no such mechanism.
-        #[codec(index = 71)]
+        #[codec(index = 74)]
         MechanismDoesNotExist,
         /// There is no such subnet.
-        #[codec(index = 73)]
+        #[codec(index = 76)]
         SubnetNotExists,
-        /// Below the smallest stake.
+        /// Ten commitments of the hotkey wait already.
+        #[codec(index = 77)]
+        TooManyUnrevealedCommits,
+        /// The epoch in which this could be revealed is over.
+        #[codec(index = 78)]
+        ExpiredWeightCommit,
+        /// The epoch in which this can be revealed has not begun.
         #[codec(index = 79)]
+        RevealTooEarly,
+        /// The lists of a batch are not equally long.
+        #[codec(index = 80)]
+        InputLengthsUnequal,
+        /// `WeightsSetRateLimit` blocks have not passed.
+        #[codec(index = 81)]
+        CommittingWeightsTooFast,
+        /// Below the smallest stake.
+        #[codec(index = 82)]
         AmountTooLow,
         /// Alpha costs more than the limit.
-        #[codec(index = 81)]
+        #[codec(index = 84)]
         SlippageTooHigh,
         /// The subnet was started already.
-        #[codec(index = 85)]
+        #[codec(index = 88)]
         FirstEmissionBlockNumberAlreadySet,
         /// `DurationOfStartCall` blocks have not passed since the subnet was registered.
-        #[codec(index = 86)]
+        #[codec(index = 89)]
         NeedWaitingMoreBlocksToStarCall,
         /// The subnet was not started yet.
-        #[codec(index = 91)]
+        #[codec(index = 94)]
         SubtokenDisabled,
         /// A number ran over.
-        #[codec(index = 103)]
+        #[codec(index = 104)]
         Overflow,
-        /// `SubnetLimit` is reached.
+        /// The version is not `CommitRevealWeightsVersion`.
+        #[codec(index = 110)]
+        IncorrectCommitRevealVersion,
+        /// The round's signature is known already: the weights would be open at once.
+        #[codec(index = 111)]
+        InvalidRevealRound,
+        /// More than 100 epochs.
+        #[codec(index = 112)]
+        RevealPeriodTooLarge,
+        /// Less than one epoch.
         #[codec(index = 113)]
+        RevealPeriodTooSmall,
+        /// A value out of its range.
+        #[codec(index = 114)]
+        InvalidValue,
+        /// `SubnetLimit` is reached.
+        #[codec(index = 115)]
         SubnetLimitReached,
         /// The coldkey cannot pay for a network.
-        #[codec(index = 114)]
+        #[codec(index = 116)]
         CannotAffordLockCost,
+        /// More uids in all mechanisms together than a subnet may have.
+        #[codec(index = 125)]
+        TooManyUIDsPerMechanism,
     }
 }
