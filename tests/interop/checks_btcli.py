@@ -78,6 +78,13 @@ def axon(world: World):
     equal(world.ours()["neurons"][1]["axon"], {"ip": "10.0.0.7", "port": 8091}, "the address")
 
 
+def registering(world: World):
+    """btcli wallet new-hotkey, and btcli subnets register"""
+    made = world.btcli("wallet", "new-hotkey", hotkey="third")
+    world.btcli("subnets", "register", "--netuid", str(NETUID), "-y", hotkey="third")
+    equal(world.ours()["neurons"][3]["hotkey"], made["ss58"], "the hotkey at uid 3")
+
+
 CHECKS = [
     subnets,
     one_subnet,
@@ -89,4 +96,5 @@ CHECKS = [
     adding_stake,
     weights,
     axon,
+    registering,
 ]

@@ -82,17 +82,6 @@ def errors(world: World):
     return result.error.name or str(result.error)
 
 
-def registering_in_secret(world: World):
-    """the SDK's own BurnedRegister is refused with a sentence: it must be encrypted, and devnet has no shield"""
-    intent = bt.BurnedRegister(netuid=NETUID, hotkey_ss58=world.wallet("validator").coldkeypub.ss58_address)
-    try:
-        world.client.execute(intent, world.wallet("validator"))
-    except bt.ChainError as error:
-        assert "MEV Shield NextKey not available" in str(error), error
-    else:
-        raise AssertionError("it was accepted")
-
-
 CHECKS = [
     the_metagraph,
     neurons,
@@ -101,5 +90,4 @@ CHECKS = [
     an_epoch_pays,
     rules,
     errors,
-    registering_in_secret,
 ]

@@ -16,11 +16,18 @@ def main() -> int:
 
     import checks_btcli
     import checks_chain
+    import checks_commits
     import checks_http
     import setting_up
     from world import World
 
-    groups = [setting_up.CHECKS, checks_chain.CHECKS, checks_http.CHECKS, checks_btcli.CHECKS]
+    groups = [
+        setting_up.CHECKS,
+        checks_chain.CHECKS,
+        checks_http.CHECKS,
+        checks_btcli.CHECKS,
+        checks_commits.CHECKS,
+    ]
     world = World(work, binaries, btcli)
     passed = failed = 0
     try:

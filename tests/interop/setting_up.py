@@ -4,21 +4,48 @@ import bittensor as bt
 from world import NETUID, World, equal, get_json, run, until
 
 
-def a_devnet_starts(world: World):
-    """a devnet starts, with a subnet of //Alice's"""
-    log = world.start("devnet", "run", "--port", "0", "--block-time", "200ms", "--log-format", "json")
+# So that what takes epochs takes seconds. Commit-reveal stays as a chain has it at first, which is on.
+RULES = {
+    "min-allowed-weights": 1,
+    "tempo": 10,
+    "weights-set-rate-limit": 0,
+    "serving-rate-limit": 0,
+}
+
+
+def begin(world: World) -> None:
+    """Starts a devnet with a subnet of //Alice's, which takes stake and pays."""
+    flags = ["--port", "0", "--block-time", "200ms", "--log-format", "json", *world.flags]
+    log = world.start("devnet", "run", *flags)
     world.url = "ws://" + world.logged(log, r'"address":"([0-9.:]+)"')
     equal(world.devnet("register-network", "--coldkey", "//Alice").strip(), str(NETUID), "the subnet")
     world.devnet("start", "--netuid", str(NETUID), "--coldkey", "//Alice")
-    rules = {
-        "commit-reveal": 0,
-        "min-allowed-weights": 1,
-        "tempo": 10,
-        "weights-set-rate-limit": 0,
-        "serving-rate-limit": 0,
-    }
-    for name, value in rules.items():
+    for name, value in RULES.items():
         world.devnet(f"sudo-set-{name}", "--netuid", str(NETUID), "--value", str(value))
+
+
+def stake(world: World) -> None:
+    """Stakes on the validator, with the SDK."""
+    wallet = world.wallet("validator")
+    intent = bt.AddStake(hotkey_ss58=wallet.hotkey.ss58_address, netuid=NETUID, amount_tao=2000)
+    world.client.execute(intent, wallet).raise_for_failure()
+
+
+def permit(world: World):
+    """The validator as the SDK's metagraph has it, once it has a permit."""
+    validator = world.wallet("validator").hotkey.ss58_address
+
+    def permitted():
+        neuron = world.client.subnets.metagraph(NETUID).by_hotkey(validator)
+        return neuron.validator_permit and neuron
+
+    return until("the permit", permitted)
+
+
+def a_devnet_starts(world: World):
+    """a devnet starts, with a subnet of //Alice's without commit-reveal"""
+    begin(world)
+    world.devnet("sudo-set-commit-reveal", "--netuid", str(NETUID), "--value", "0")
 
 
 def keys_made_by_btcli(world: World):
@@ -41,27 +68,31 @@ def connecting(world: World):
     return f"spec {world.client.spec_version}, a block every {world.client.block_time()} s"
 
 
+def registering_in_secret(world: World):
+    """the SDK registers a hotkey by its intent BurnedRegister, which it sends sealed for the block producer alone"""
+    wallet = world.wallet("validator")
+    intent = bt.BurnedRegister(netuid=NETUID, hotkey_ss58=wallet.hotkey.ss58_address)
+    result = world.client.execute(intent, wallet).raise_for_failure()
+    equal(result.data["shielded"], True, "sealed")
+    equal(world.client.neurons.uid(wallet.hotkey.ss58_address, NETUID), 1, "the uid")
+
+
 def registering(world: World):
-    """the SDK registers hotkeys: the call burned_register, signed by the coldkey"""
-    for name in ("validator", "miner"):
-        hotkey = world.wallet(name).hotkey.ss58_address
-        call = bt.calls.SubtensorModule.burned_register(netuid=NETUID, hotkey=hotkey)
-        world.client.submit_call(call, world.wallet(name)).raise_for_failure()
-    uids = [
-        world.client.neurons.uid(world.wallet(name).hotkey.ss58_address, NETUID)
-        for name in ("validator", "miner")
-    ]
-    equal(uids, [1, 2], "the uids")
+    """the SDK registers a hotkey in the open, by the bare call burned_register"""
+    wallet = world.wallet("miner")
+    hotkey = wallet.hotkey.ss58_address
+    call = bt.calls.SubtensorModule.burned_register(netuid=NETUID, hotkey=hotkey)
+    world.client.submit_call(call, wallet).raise_for_failure()
+    equal(world.client.neurons.uid(hotkey, NETUID), 2, "the uid")
 
 
 def staking(world: World):
     """the SDK stakes on a validator"""
-    validator, wallet = world.wallet("validator").hotkey.ss58_address, world.wallet("validator")
-    intent = bt.AddStake(hotkey_ss58=validator, netuid=NETUID, amount_tao=2000)
-    world.client.execute(intent, wallet).raise_for_failure()
-    coldkey = wallet.coldkeypub.ss58_address
-    stake = world.client.staking.get(coldkey, validator, NETUID)
-    assert stake.amount >= 2000, stake
+    stake(world)
+    wallet = world.wallet("validator")
+    coldkey, hotkey = wallet.coldkeypub.ss58_address, wallet.hotkey.ss58_address
+    staked = world.client.staking.get(coldkey, hotkey, NETUID)
+    assert staked.amount >= 2000, staked
 
 
 def the_miner_serves(world: World):
@@ -86,13 +117,7 @@ def the_miner_serves(world: World):
 
 def permits(world: World):
     """an epoch gives the validator its permit"""
-    validator = world.wallet("validator").hotkey.ss58_address
-
-    def permitted():
-        neuron = world.client.subnets.metagraph(NETUID).by_hotkey(validator)
-        return neuron.validator_permit and neuron
-
-    return f"with a stake of {until('the permit', permitted).total_stake}"
+    return f"with a stake of {permit(world).total_stake}"
 
 
 CHECKS = [
@@ -100,6 +125,7 @@ CHECKS = [
     keys_made_by_btcli,
     keys_made_by_our_miner,
     connecting,
+    registering_in_secret,
     registering,
     staking,
     the_miner_serves,

@@ -20,15 +20,28 @@ TAO = 10**9
 class World:
     """Everything that a check needs. What was started is ended by `close`."""
 
-    def __init__(self, work: Path, binaries: Path, btcli: Path):
+    def __init__(self, work: Path, binaries: Path, btcli: Path, flags: tuple[str, ...] = ()):
         self.work = work
         self.binaries = binaries
         self._btcli = btcli
+        # Of `devnet run`, besides those that every devnet gets here.
+        self.flags = flags
         self.wallets = work / "wallets"
+        self._pids = work / "pids"
+        self._others: list[World] = []
         self._processes: list[subprocess.Popen] = []
         self.url = ""
         self.miner_url = ""
         self.client: bt.Subtensor | None = None
+
+    def another(self, name: str, flags: tuple[str, ...]) -> "World":
+        """Another chain for the same wallets. It is ended together with this one."""
+        work = self.work / name
+        work.mkdir()
+        other = World(work, self.binaries, self._btcli, flags)
+        other.wallets, other._pids = self.wallets, self._pids
+        self._others.append(other)
+        return other
 
     # Processes
 
@@ -45,7 +58,7 @@ class World:
                 env=environment,
             )
         self._processes.append(process)
-        with (self.work / "pids").open("a") as pids:
+        with self._pids.open("a") as pids:
             pids.write(f"{process.pid}\n")
         return log
 
@@ -66,6 +79,8 @@ class World:
                 raise RuntimeError(f"{process.args[0]} ended by itself: {' / '.join(last)}")
 
     def close(self) -> None:
+        for other in self._others:
+            other.close()
         if self.client is not None:
             self.client.close()
         for process in self._processes:
@@ -76,7 +91,8 @@ class World:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        (self.work / "pids").unlink(missing_ok=True)
+        if self._pids.parent == self.work:
+            self._pids.unlink(missing_ok=True)
 
     # Commands
 

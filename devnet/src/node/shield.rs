@@ -136,7 +136,7 @@ mod tests {
             assert_eq!(open(&sealed[..cut]), None);
         }
         let mut changed = sealed;
-        changed[1200] ^= 1;
+        changed[1150] ^= 1;
         assert_eq!(open(&changed), None);
     }
 }
