@@ -9,6 +9,7 @@ mod faults;
 mod new;
 mod old;
 mod rpc;
+mod sdk;
 
 use std::time::Duration;
 

@@ -7,6 +7,7 @@ pub mod chain;
 pub mod faults;
 mod growth;
 pub mod pool;
+pub(crate) mod shield;
 pub mod state;
 pub mod store;
 #[cfg(test)]

@@ -14,6 +14,7 @@ use super::connection::Connection;
 use super::params::{Answer, Bytes, hex_of, next};
 use crate::node::chain::{Chain, Refused};
 use crate::node::pool::NotTaken;
+use crate::node::shield;
 
 // The codes of Substrate's pool.
 const VERIFICATION: i32 = 1002;
@@ -47,7 +48,7 @@ pub(super) fn register(module: &mut RpcModule<Chain>) -> Result<(), RegisterMeth
 
 fn submit(params: &Params<'_>, chain: &Chain, extensions: &Extensions) -> Answer<H256> {
     let bytes: Bytes = next(&mut params.sequence())?;
-    let hash = chain.submit(&bytes.0, None).map_err(|why| refusal(&why))?;
+    let hash = shield::submit(chain, &bytes.0, None).map_err(|why| refusal(&why))?;
     lose_answer(chain, extensions);
     Ok(hash)
 }
@@ -78,7 +79,7 @@ async fn watch(
     let (sender, mut updates) = mpsc::unbounded_channel();
     // Checking a signature takes longer than other connections should wait.
     let submitted = tokio::task::spawn_blocking(move || {
-        let submitted = chain.submit(&bytes.0, Some(sender));
+        let submitted = shield::submit(&chain, &bytes.0, Some(sender));
         if submitted.is_ok() {
             lose_answer(&chain, &extensions);
         }

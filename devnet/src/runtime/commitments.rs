@@ -48,6 +48,18 @@ pub mod pallet {
         OptionQuery,
     >;
 
+    /// What a hotkey had encrypted until a time, and the block it was opened in; nothing is opened here.
+    #[pallet::storage]
+    pub type RevealedCommitments<T: Config> = StorageDoubleMap<
+        _,
+        Identity,
+        u16,
+        Twox64Concat,
+        T::AccountId,
+        Vec<(Vec<u8>, u64)>,
+        OptionQuery,
+    >;
+
     /// The block in which a hotkey last published something.
     #[pallet::storage]
     pub type LastCommitment<T: Config> = StorageDoubleMap<

@@ -1,13 +1,15 @@
 //! The first state: a rich `//Alice` who holds the sudo key, a few more accounts, the root network.
 
 use common::Keypair;
+use frame_support::BoundedVec;
+use frame_support::traits::ConstU32;
 use sp_runtime::{AccountId32, BuildStorage};
 use sp_state_machine::BasicExternalities;
 
 use super::drand::types::{BeaconConfiguration, quicknet};
 use super::drand::{self, RECORDED_KEY, recorded_key};
 use super::subtensor::{self, ROOT};
-use super::{Balance, Runtime, RuntimeGenesisConfig, SystemConfig, sudo};
+use super::{Balance, Runtime, RuntimeGenesisConfig, SystemConfig, mev_shield, sudo};
 use crate::specs::{Genesis, Source};
 
 /// 1 TAO in rao.
@@ -45,6 +47,9 @@ pub fn storage(genesis: &Genesis) -> Result<sp_core::storage::Storage, String> {
         sudo::Key::<Runtime>::put(development_account("Alice"));
         subtensor::TotalIssuance::<Runtime>::put(issued);
         create_root();
+        if let Ok(key) = mev_shield::public_key().try_into() {
+            mev_shield::NextKey::<Runtime>::put::<BoundedVec<u8, ConstU32<2048>>>(key);
+        }
         genesis.write();
         set_beacon(&genesis.beacon)
     })?;

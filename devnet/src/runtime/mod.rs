@@ -7,10 +7,14 @@ pub mod commitments;
 pub mod drand;
 pub mod extensions;
 pub mod genesis;
+pub mod mev_shield;
 pub mod read;
+pub mod sdk_apis;
 pub mod subtensor;
 pub mod sudo;
 pub mod yuma;
+
+use std::collections::BTreeMap;
 
 use frame_support::derive_impl;
 use frame_support::dispatch::DispatchClass;
@@ -31,7 +35,10 @@ use sp_version::RuntimeVersion;
 
 pub use super::layout::{self, SPEC_VERSION, TxExtensions};
 
-use self::subtensor::info::{Metagraph, NeuronInfoLite, SelectiveMetagraph, SubnetHyperparamsV2};
+use self::subtensor::info::{
+    HyperparamEntry, Metagraph, NeuronInfoLite, SelectiveMetagraph, SimSwapResult,
+    StakeAvailability, StakeInfo, SubnetHyperparamsV2, SubnetPrice,
+};
 
 /// How accounts are named.
 pub type AccountId = AccountId32;
@@ -106,6 +113,8 @@ mod runtime {
     pub type AdminUtils = admin;
     #[runtime::pallet_index(26)]
     pub type Drand = drand;
+    #[runtime::pallet_index(30)]
+    pub type MevShield = mev_shield;
 }
 
 frame_support::parameter_types! {
@@ -205,6 +214,7 @@ impl sudo::Config for Runtime {
 impl commitments::Config for Runtime {}
 
 impl drand::Config for Runtime {}
+impl mev_shield::Config for Runtime {}
 
 impl admin::Config for Runtime {}
 
@@ -321,6 +331,10 @@ impl_runtime_apis! {
             SubtensorModule::hyperparams(netuid)
         }
 
+        fn get_subnet_hyperparams_v3(netuid: u16) -> Option<Vec<HyperparamEntry>> {
+            SubtensorModule::named_hyperparams(netuid)
+        }
+
         $($more)*
     }
 
@@ -331,6 +345,81 @@ impl_runtime_apis! {
 
         fn get_neuron_lite(netuid: u16, uid: u16) -> Option<NeuronInfoLite<AccountId32>> {
             SubtensorModule::neuron_lite(netuid, uid)
+        }
+    }
+
+    impl self::sdk_apis::StakeInfoRuntimeApi<Block> for Runtime {
+        fn get_stake_info_for_coldkey(coldkey_account: AccountId32) -> Vec<StakeInfo<AccountId32>> {
+            SubtensorModule::stakes_of_coldkey(&coldkey_account)
+        }
+
+        fn get_stake_info_for_coldkeys(
+            coldkey_accounts: Vec<AccountId32>,
+        ) -> Vec<(AccountId32, Vec<StakeInfo<AccountId32>>)> {
+            let of = |coldkey: AccountId32| (coldkey.clone(), SubtensorModule::stakes_of_coldkey(&coldkey));
+            coldkey_accounts.into_iter().map(of).collect()
+        }
+
+        fn get_stake_info_for_hotkey_coldkey_netuid(
+            hotkey_account: AccountId32,
+            coldkey_account: AccountId32,
+            netuid: u16,
+        ) -> Option<StakeInfo<AccountId32>> {
+            SubtensorModule::stake_at(&hotkey_account, &coldkey_account, netuid)
+        }
+
+        fn get_stake_fee(
+            _origin: Option<(AccountId32, u16)>,
+            _origin_coldkey_account: AccountId32,
+            _destination: Option<(AccountId32, u16)>,
+            _destination_coldkey_account: AccountId32,
+            _amount: u64,
+        ) -> u64 {
+            0
+        }
+
+        fn get_stake_availability_for_coldkeys(
+            coldkey_accounts: Vec<AccountId32>,
+            netuids: Vec<u16>,
+        ) -> BTreeMap<AccountId32, BTreeMap<u16, StakeAvailability>> {
+            SubtensorModule::stake_availability(coldkey_accounts, &netuids)
+        }
+    }
+
+    impl self::sdk_apis::SwapRuntimeApi<Block> for Runtime {
+        fn current_alpha_price(netuid: u16) -> u64 {
+            SubtensorModule::alpha_price(netuid)
+        }
+
+        fn current_alpha_price_all() -> Vec<SubnetPrice> {
+            SubtensorModule::alpha_prices()
+        }
+
+        fn sim_swap_tao_for_alpha(_netuid: u16, tao: u64) -> SimSwapResult {
+            SimSwapResult::even(tao)
+        }
+
+        fn sim_swap_alpha_for_tao(_netuid: u16, alpha: u64) -> SimSwapResult {
+            SimSwapResult::even(alpha)
+        }
+    }
+
+    impl self::sdk_apis::ShieldApi<Block> for Runtime {
+        fn carried(uxt: UncheckedExtrinsic) -> Option<Vec<u8>> {
+            match uxt.function {
+                RuntimeCall::MevShield(mev_shield::Call::submit_encrypted { ciphertext }) => Some(ciphertext.into_inner()),
+                _ => None,
+            }
+        }
+    }
+
+    impl self::sdk_apis::BetaBasketRuntimeApi<Block> for Runtime {
+        fn get_root_basket_owed(_coldkey: AccountId32) -> u64 {
+            0
+        }
+
+        fn get_root_basket_positions(_coldkey: AccountId32) -> Vec<(AccountId32, u128, u64)> {
+            Vec::new()
         }
     }
 

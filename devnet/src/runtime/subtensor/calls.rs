@@ -292,6 +292,24 @@ mod calls {
             Self::do_register_network(coldkey, hotkey)
         }
 
+        /// Stakes as `add_stake` does if alpha costs no more than `limit_price`, in rao. It always costs one TAO here.
+        #[pallet::call_index(88)]
+        #[pallet::weight(CALL_WEIGHT)]
+        pub fn add_stake_limit(
+            origin: OriginFor<T>,
+            hotkey: T::AccountId,
+            netuid: u16,
+            amount_staked: u64,
+            limit_price: u64,
+            allow_partial: bool,
+        ) -> DispatchResult {
+            let coldkey = ensure_signed(origin)?;
+            // The price does not move, so there is no part that could be exchanged below the limit.
+            let _ = allow_partial;
+            ensure!(limit_price >= Self::alpha_price(netuid), Error::<T>::SlippageTooHigh);
+            Self::do_add_stake(coldkey, hotkey, netuid, amount_staked)
+        }
+
         /// Gives a hotkey of the signing coldkey a place in the root network.
         #[pallet::call_index(62)]
         #[pallet::weight((CALL_WEIGHT, DispatchClass::Normal, Pays::No))]

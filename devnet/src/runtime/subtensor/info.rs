@@ -1,5 +1,7 @@
 //! Answers of the runtime APIs, put together from storage.
 
+mod named;
+mod stake;
 mod types;
 
 use parity_scale_codec::Compact;
@@ -8,6 +10,8 @@ use sp_runtime::AccountId32;
 use super::types::I32F32;
 use super::*;
 
+pub use named::{HyperparamEntry, HyperparamValue};
+pub use stake::{SimSwapResult, StakeAvailability, StakeInfo, SubnetPrice};
 pub use types::{Metagraph, NeuronInfoLite, SelectiveMetagraph, SubnetHyperparamsV2};
 
 impl<T: Config> Pallet<T> {

@@ -10,6 +10,7 @@ pub mod info;
 mod mechanisms;
 mod registration;
 mod reveals;
+mod sdk;
 mod serving;
 mod staking;
 mod storage;
@@ -22,6 +23,7 @@ use frame_support::weights::Weight;
 use super::layout;
 pub use pallet::*;
 pub use registration::put;
+pub use sdk::{EpochConsensus, I64F64, LockState};
 pub use weights::storage_index;
 
 /// What a call weighs. All weigh the same: a development chain needs no better.
@@ -39,6 +41,7 @@ pub const MIN_STAKE: u64 = 2_000_000;
 #[import_section(layout::events::events)]
 #[import_section(layout::storage::storage)]
 #[import_section(storage::storage)]
+#[import_section(sdk::sdk)]
 #[frame_support::pallet]
 pub mod pallet {
     use alloc::collections::VecDeque;
@@ -53,6 +56,7 @@ pub mod pallet {
     use super::super::drand;
     use super::CALL_WEIGHT;
     use super::reveals::Revealed;
+    use super::sdk::*;
     use super::types::*;
 
     /// What the pallet needs of the runtime.

@@ -16,8 +16,8 @@ use super::{
     NetworkRegisteredAt, NetworkRegistrationAllowed, NetworksAdded, NeuronCertificates,
     OwnedHotkeys, Owner, Pallet, Prometheus, RAORecycledForRegistration, ROOT,
     RegistrationsThisBlock, RegistrationsThisInterval, SubnetLimit, SubnetMechanism, SubnetOwner,
-    SubnetOwnerHotkey, SubnetworkN, SubtokenEnabled, TargetRegistrationsPerInterval, TotalNetworks,
-    Uids, ValidatorPermit, ValidatorTrust, Weights,
+    SubnetOwnerHotkey, SubnetworkN, SubtokenEnabled, TargetRegistrationsPerInterval, Tempo,
+    TotalNetworks, Uids, ValidatorPermit, ValidatorTrust, Weights,
 };
 
 /// 0.97 of 2^64: how slowly the price of a registration follows in a new subnet.
@@ -131,6 +131,9 @@ impl<T: Config> Pallet<T> {
         MaxAllowedUids::<T>::insert(netuid, 256);
         MaxAllowedValidators::<T>::insert(netuid, 64);
         MinAllowedWeights::<T>::insert(netuid, 1);
+        // Read by listing the whole map, in which defaults do not appear.
+        Burn::<T>::insert(netuid, Burn::<T>::get(netuid));
+        Tempo::<T>::insert(netuid, Tempo::<T>::get(netuid));
         AdjustmentInterval::<T>::insert(netuid, 360);
         AdjustmentAlpha::<T>::insert(netuid, NEW_ADJUSTMENT_ALPHA);
         ImmunityPeriod::<T>::insert(netuid, 5000);

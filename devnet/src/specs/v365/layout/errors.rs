@@ -134,6 +134,9 @@ mod errors {
         /// Below the smallest stake.
         #[codec(index = 79)]
         AmountTooLow,
+        /// Alpha costs more than the limit.
+        #[codec(index = 81)]
+        SlippageTooHigh,
         /// The subnet was started already.
         #[codec(index = 85)]
         FirstEmissionBlockNumberAlreadySet,

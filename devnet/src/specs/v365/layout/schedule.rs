@@ -57,6 +57,12 @@ impl<T: Config> Pallet<T> {
     /// A new subnet's schedule: nothing to write.
     pub(in super::super) fn begin_schedule(_netuid: u16, _now: u64) {}
 
+    /// Thousandths of a tempo without weights after which a validator is not counted, as newer specs keep it.
+    pub fn activity_cutoff_factor(netuid: u16) -> u32 {
+        let tempo = u32::from(Tempo::<T>::get(netuid).max(1));
+        u32::from(ActivityCutoff::<T>::get(netuid)) * 1000 / tempo
+    }
+
     /// Blocks without weights after which a validator is not counted.
     pub fn activity_cutoff(netuid: u16) -> super::CutoffBlocks {
         ActivityCutoff::<T>::get(netuid)

@@ -2,7 +2,9 @@
 
 use sp_runtime::AccountId32;
 
-use super::super::runtime::subtensor::info::{Metagraph, SelectiveMetagraph, SubnetHyperparamsV2};
+use super::super::runtime::subtensor::info::{
+    HyperparamEntry, Metagraph, SelectiveMetagraph, SubnetHyperparamsV2,
+};
 
 sp_api::decl_runtime_apis! {
     /// Subnets as a whole.
@@ -14,6 +16,8 @@ sp_api::decl_runtime_apis! {
         fn get_selective_metagraph(netuid: u16, metagraph_indexes: Vec<u16>) -> Option<SelectiveMetagraph<AccountId32>>;
         /// A subnet's hyperparameters.
         fn get_subnet_hyperparams_v2(netuid: u16) -> Option<SubnetHyperparamsV2>;
+        /// The same by name.
+        fn get_subnet_hyperparams_v3(netuid: u16) -> Option<Vec<HyperparamEntry>>;
         /// The block in which the next epoch should run.
         fn get_next_epoch_start_block(netuid: u16) -> Option<u64>;
     }

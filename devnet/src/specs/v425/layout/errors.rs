@@ -134,6 +134,9 @@ mod errors {
         /// Below the smallest stake.
         #[codec(index = 82)]
         AmountTooLow,
+        /// Alpha costs more than the limit.
+        #[codec(index = 84)]
+        SlippageTooHigh,
         /// The subnet was started already.
         #[codec(index = 88)]
         FirstEmissionBlockNumberAlreadySet,

@@ -93,6 +93,11 @@ impl<T: Config> Pallet<T> {
         LastEpochBlock::<T>::insert(netuid, now);
     }
 
+    /// Thousandths of a tempo without weights after which a validator is not counted.
+    pub fn activity_cutoff_factor(netuid: u16) -> u32 {
+        ActivityCutoffFactorMilli::<T>::get(netuid)
+    }
+
     /// Blocks without weights after which a validator is not counted.
     pub fn activity_cutoff(netuid: u16) -> super::CutoffBlocks {
         let factor = u64::from(ActivityCutoffFactorMilli::<T>::get(netuid));
