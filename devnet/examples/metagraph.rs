@@ -69,7 +69,9 @@ async fn fill(client: &Client, netuid: Netuid, size: u16) -> anyhow::Result<()> 
     };
     let made = client.register_network(&coldkey, key(0)).await?;
     ensure!(made == netuid, "the chain made subnet {made}, expected {netuid}");
-    client.sudo_set("tempo", Some(netuid), 0).await?;
+    for (name, value) in [("tempo", 0), ("max_allowed_uids", size.into())] {
+        client.sudo_set(name, Some(netuid), value).await?;
+    }
     let registrations =
         (1..size).map(|number| client.burned_register(&coldkey, netuid, key(number)));
     let done = futures::stream::iter(registrations).buffer_unordered(64).collect::<Vec<_>>().await;
