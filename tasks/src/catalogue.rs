@@ -2,13 +2,13 @@
 
 mod read;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use common::openai::{Kind, Limits};
-use common::{TaskId, Volume};
+use common::{MechanismId, TaskId, Volume};
 use serde::Serialize;
 use toml::Table;
 
@@ -64,6 +64,8 @@ pub struct Task {
     pub model: String,
     /// A task that is not enabled is neither served nor scored and has no part of the weight.
     pub enabled: bool,
+    /// The subnet's mechanism whose weights the task counts for.
+    pub mechanism: MechanismId,
     /// As written in the catalogue: at least 0. [`Catalogue::weights`] has the normalised ones.
     pub weight: f64,
     /// The most that one miner may declare, in tokens per scoring period. Above 0.
@@ -245,9 +247,18 @@ impl Catalogue {
         self.tasks.iter().filter_map(|task| Some((task, *self.weights.get(&task.id)?)))
     }
 
-    /// The normalised weights of the enabled tasks; they sum to 1.
+    /// The normalised weights of the enabled tasks; over those of all mechanisms they sum to 1.
     pub fn weights(&self) -> &BTreeMap<TaskId, f64> {
         &self.weights
+    }
+
+    /// The mechanisms that have enabled tasks, each with these. Never empty.
+    pub fn mechanisms(&self) -> BTreeMap<MechanismId, BTreeSet<TaskId>> {
+        let mut mechanisms: BTreeMap<MechanismId, BTreeSet<TaskId>> = BTreeMap::new();
+        for (task, _) in self.enabled() {
+            mechanisms.entry(task.mechanism).or_default().insert(task.id.clone());
+        }
+        mechanisms
     }
 }
 
@@ -356,6 +367,24 @@ mod tests {
             catalogue.enabled().map(|(task, weight)| (task.id.as_str(), weight)).collect();
         assert_eq!(weights, [("a", 0.25), ("b", 0.75)]);
         assert!(catalogue.task(&"c".parse().unwrap()).is_some_and(|task| !task.enabled));
+    }
+
+    #[test]
+    fn each_enabled_task_counts_for_one_mechanism() {
+        let text = task("a", "weight = 1")
+            + &task("b", "weight = 3\nmechanism = 1")
+            + &task("c", "weight = 0")
+            + &task("d", "weight = 1\nmechanism = 2\nenabled = false");
+        let mechanisms = Catalogue::parse(&text, "test.toml").unwrap().mechanisms();
+        let names: Vec<_> = mechanisms
+            .iter()
+            .map(|(id, tasks)| (id.0, tasks.iter().map(TaskId::as_str).collect::<Vec<_>>()))
+            .collect();
+        assert_eq!(names, [(0, vec!["a", "c"]), (1, vec!["b"])]);
+        for wrong in ["16", "-1", "\"first\""] {
+            let text = task("a", &format!("weight = 1\nmechanism = {wrong}"));
+            assert_eq!(keys(&text), ["task[0].mechanism"], "{wrong}");
+        }
     }
 
     #[test]

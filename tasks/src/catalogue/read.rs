@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 
 use common::openai::{BYTES_PER_MESSAGE, Kind};
 use common::receipt::MAX_TOKENS;
-use common::{TaskId, Volume};
+use common::{MechanismId, TaskId, Volume};
 use toml::Table;
 
 use super::{Checking, Dtype, Engine, ModelSource, Prompts, Span, Task, TaskLimits, Timeouts};
@@ -15,6 +15,9 @@ use crate::synthetic::{BYTES_PER_WORD, MOST_MESSAGES};
 
 /// A miner's declaration names at most this many tasks, so a larger catalogue could not be served whole.
 const MAX_TASKS: usize = 256;
+/// The chain numbers a subnet's mechanisms from 0 and has room for 16.
+const LAST_MECHANISM: u32 = 15;
+
 pub(super) fn read_tasks(document: Table, problems: &Problems) -> Vec<Task> {
     let mut document = Section::new("", document, problems);
     let sections = document.sections("task");
@@ -60,6 +63,7 @@ fn read_task(mut section: Section<'_>, seen: impl FnOnce(&Section<'_>, &TaskId))
     let description = section.optional_text("description");
     let model = section.text("model");
     let enabled = section.flag("enabled", true);
+    let mechanism = section.whole("mechanism", Some(0), 0..=LAST_MECHANISM);
     let weight =
         section.number("weight", None, |weight| (0.0..=1e9).contains(&weight), "between 0 and 1e9");
     let max_capacity = section.number("max_capacity", None, is_volume, "above 0 and at most 1e15");
@@ -104,6 +108,7 @@ fn read_task(mut section: Section<'_>, seen: impl FnOnce(&Section<'_>, &TaskId))
         kind: kind?,
         model: model?,
         enabled: enabled?,
+        mechanism: MechanismId(u8::try_from(mechanism?).ok()?),
         weight: weight?,
         max_capacity: Volume::try_from(max_capacity?).ok()?,
         tokens_per_request: tokens_per_request?,
