@@ -15,6 +15,7 @@ pub mod metagraph;
 mod network;
 mod nodes;
 mod preflight;
+pub mod registration;
 mod rpc;
 mod serving;
 mod signed;
@@ -29,7 +30,7 @@ pub use client::{Chain, Head};
 pub use commitments::{Committed, MAX_COMMITMENT_BYTES};
 pub use error::{BlockHash, ChainError};
 pub use metagraph::{Hyperparameters, Metagraph, Neuron};
-pub use network::{BadNetwork, ChainConfig, Network};
+pub use network::{BadNetwork, ChainConfig, Network, node_address};
 pub use nodes::{Look, NodeHealth, NodeState};
 pub use preflight::{
     CommitFacts, CommitReveal, MAX_UNREVEALED, Preflight, ServeFacts, Way, WeightFacts,

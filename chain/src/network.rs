@@ -39,6 +39,8 @@ pub enum BadNetwork {
         "`{0}` is no network: use finney, test, local, or the ws:// or wss:// address of a node"
     )]
     Unknown(String),
+    #[error("`{0}` is the name of a network; here the ws:// or wss:// address of a node is needed")]
+    NoAddress(String),
     #[error(
         "{0} is not encrypted: use wss://, or a tunnel to this machine. ws:// is for nodes on this machine only"
     )]
@@ -152,6 +154,20 @@ impl ChainConfig {
             }
         }
         Ok(urls)
+    }
+}
+
+/// The address of a node, checked, as one of [`ChainConfig::fallbacks`].
+///
+/// # Errors
+/// If it is no `wss://` address, and no `ws://` address of this machine.
+pub fn node_address(text: &str) -> Result<Url, BadNetwork> {
+    match text.parse::<Network>() {
+        Ok(Network::Endpoint(url)) => Ok(url),
+        Ok(Network::Finney | Network::Test | Network::Local) => {
+            Err(BadNetwork::NoAddress(text.to_owned()))
+        }
+        Err(bad) => Err(bad),
     }
 }
 

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use chain::{Axon, ChainConfig, Network, WalletPaths};
+use chain::{Axon, ChainConfig, Network, WalletPaths, node_address};
 use common::openai::{Kind, Limits as TaskLimits};
 use common::receipt::MAX_TOKENS;
 use common::{Hotkey, Netuid, TaskId, Volume};
@@ -155,6 +155,7 @@ struct File {
 struct ChainFile {
     network: Network,
     endpoint: String,
+    fallback_endpoints: Vec<String>,
     netuid: Netuid,
 }
 
@@ -272,9 +273,17 @@ impl ChainFile {
     fn check(&self, problems: &mut Problems) -> ChainConfig {
         let mut chain = ChainConfig::new(self.network.clone());
         chain.endpoint = optional_url("chain.endpoint", &self.endpoint, problems);
-        if let Err(error) = chain.url() {
+        if let Err(error) = chain.urls() {
             let key = if self.endpoint.is_empty() { "chain.network" } else { "chain.endpoint" };
             problems.add(key, error.to_string());
+        }
+        for (index, text) in self.fallback_endpoints.iter().enumerate() {
+            match node_address(text) {
+                Ok(url) => chain.fallbacks.push(url),
+                Err(bad) => {
+                    problems.add(format!("chain.fallback_endpoints[{index}]"), bad.to_string());
+                }
+            }
         }
         chain
     }
@@ -320,7 +329,8 @@ fn is_local(chain: &ChainConfig) -> bool {
         Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
         None => false,
     };
-    chain.network != Network::Finney && chain.url().is_ok_and(|url| this_machine(&url))
+    chain.network != Network::Finney
+        && chain.urls().is_ok_and(|urls| urls.first().is_some_and(this_machine))
 }
 
 impl AccessFile {
@@ -478,12 +488,20 @@ mod tests {
             ("access.min_stake", "-1"),
             ("capacity.period_s", "0"),
             ("chain.endpoint", "http//x"),
+            ("chain.fallback_endpoints", "wss://a.example,wss//b"),
             ("axon.external_ip", "here"),
             ("limits.body_bytes", "1"),
         ])
         .unwrap_err()
         .to_string();
-        for key in ["min_stake", "period_s", "chain.endpoint", "external_ip", "body_bytes"] {
+        for key in [
+            "min_stake",
+            "period_s",
+            "chain.endpoint",
+            "chain.fallback_endpoints[1]",
+            "external_ip",
+            "body_bytes",
+        ] {
             assert!(error.contains(key), "{key}: {error}");
         }
     }

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use chain::registration::{Role, how_to_register};
 use chain::wallet::create_hotkey;
 use clap::{Args, Parser, Subcommand};
 use miner::{App, Config};
@@ -26,6 +27,9 @@ enum Command {
     CheckConfig(Flags),
     /// Make a new hotkey, in a file that only you can read. Registering it on the subnet needs your coldkey, elsewhere.
     NewHotkey(Flags),
+    /// Print the btcli commands that register this miner's hotkey on its subnet. They need the wallet's coldkey, which a
+    /// miner never reads: run them on the machine that has it.
+    HowToRegister(Flags),
 }
 
 #[derive(Debug, Args)]
@@ -61,6 +65,10 @@ fn main() -> ExitCode {
                 App::build(config).await?.run_until(run::shutdown()).await
             }
             Command::CheckConfig(flags) => print(&flags.load()?.1),
+            Command::HowToRegister(flags) => {
+                let (config, _) = flags.load()?;
+                print(&how_to_register(&config.chain, config.netuid, &config.wallet, Role::Miner)?)
+            }
             Command::NewHotkey(flags) => {
                 let (config, _) = flags.load()?;
                 let hotkey = create_hotkey(&config.wallet)?.hotkey();

@@ -42,6 +42,13 @@ pub struct Chain {
         value_name = "URL"
     )]
     pub endpoint: Option<String>,
+    /// Further nodes of the same network, separated by commas: used while the first one is away or behind.
+    #[arg(
+        long = "subtensor.fallback_endpoints",
+        alias = "subtensor-fallback-endpoints",
+        value_name = "URL,..."
+    )]
+    pub fallbacks: Option<String>,
 }
 
 impl Chain {
@@ -51,6 +58,7 @@ impl Chain {
             ("chain.netuid", self.netuid.map(|netuid| netuid.to_string())),
             ("chain.network", self.network.clone()),
             ("chain.endpoint", self.endpoint.clone()),
+            ("chain.fallback_endpoints", self.fallbacks.clone()),
         ])
     }
 }
@@ -128,7 +136,7 @@ mod tests {
     #[test]
     fn the_ecosystems_names_become_settings() {
         let line = "miner --netuid 7 --wallet.name owner --wallet.hotkey hot --wallet.path /w --subtensor.network \
-                    finney --subtensor.chain_endpoint ws://h:1 --axon.port 9 --axon.external_ip 1.2.3.4 --config c.toml \
+                    finney --subtensor.chain_endpoint ws://h:1 --subtensor.fallback_endpoints ws://h:2,ws://h:3 --axon.port 9 --axon.external_ip 1.2.3.4 --config c.toml \
                     --log-format json";
         let all = All::try_parse_from(line.split_whitespace()).unwrap();
         assert_eq!(all.common.config, Some("c.toml".into()));
@@ -142,6 +150,7 @@ mod tests {
                 ("chain.netuid", "7"),
                 ("chain.network", "finney"),
                 ("chain.endpoint", "ws://h:1"),
+                ("chain.fallback_endpoints", "ws://h:2,ws://h:3"),
                 ("wallet.name", "owner"),
                 ("wallet.hotkey", "hot"),
                 ("wallet.path", "/w"),
