@@ -91,6 +91,7 @@ fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use common::MechanismId;
     use validator::status::{Counts, StatusRow};
 
     #[test]
@@ -99,6 +100,7 @@ mod tests {
             uid: Uid(2),
             hotkey: Hotkey::from_bytes([1; 32]),
             task: task.parse().unwrap(),
+            mechanism: MechanismId(0),
             running: Counts::default(),
             finished: None,
             quality,
@@ -111,6 +113,7 @@ mod tests {
             period_ends_in_s: None,
             checks_waiting: 0,
             weights_block: None,
+            weights: Vec::new(),
             rows: vec![row("a", Some(1.0), 0.5), row("b", Some(0.5), 0.25)],
         };
         let report =

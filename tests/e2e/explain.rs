@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use ::localnet::{Localnet, Options};
-use common::{Hotkey, TaskId, Uid};
+use common::{Hotkey, MechanismId, TaskId, Uid};
 use serde_json::Value;
 use validator::Config;
 use validator::explain::{Explanation, Question, explain, weights};
@@ -42,7 +42,7 @@ async fn explanations_agree_with_the_chain_to_the_last_unit_and_other_rules_can_
 }
 
 fn all_of(hotkey: Hotkey) -> Question {
-    Question { hotkey, task: None, answers: 5 }
+    Question { hotkey, task: None, answers: 5, mechanism: None }
 }
 
 fn config(data: &Path) -> Config {
@@ -66,7 +66,7 @@ async fn everybody_is_explained(localnet: &Localnet, config: &Config) -> Vec<Exp
         let block = localnet.validator.confirmed_weights().borrow().as_ref()?.block;
         let metagraph = chain.metagraph(localnet.netuid).await.unwrap();
         let own = metagraph.neuron(&localnet.validator_hotkey).unwrap().uid;
-        let on_chain = chain.weights(localnet.netuid, own).await.unwrap();
+        let on_chain = chain.weights(localnet.netuid, MechanismId(0), own).await.unwrap();
         let weight_of = |uid: Uid| {
             on_chain.iter().find(|(neuron, _)| *neuron == uid).map_or(0, |(_, weight)| *weight)
         };

@@ -98,7 +98,7 @@ async fn measure(miners: usize) -> anyhow::Result<[f64; 4]> {
     marks.push(Instant::now());
     let scores = scorer.weights(&weights, &summed);
     marks.push(Instant::now());
-    store.save_scoring(NOW_MS, &rules, &weights, &scores).await?;
+    store.save_scoring(NOW_MS, &rules, &weights, &BTreeMap::new(), &scores).await?;
     marks.push(Instant::now());
     store.close().await;
 

@@ -9,10 +9,11 @@ use axum::routing::get;
 use axum::{Json, Router};
 use chain::Chain;
 use chain::wallet::load_hotkey;
-use common::{Hotkey, Keypair};
+use common::{Hotkey, Keypair, MechanismId, TaskId};
 use rand::SeedableRng;
 use rand_chacha::ChaCha12Rng;
 use service::http::{ApiError, Health, Limits, layers, operations, serve};
+use tasks::Catalogue;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
@@ -33,12 +34,12 @@ use crate::metrics::Metrics;
 use crate::network::Network;
 use crate::observe::{Observer, Subnet};
 use crate::routing;
-use crate::status::{Counts, Status, StatusRow};
+use crate::status::{Counts, Status, StatusRow, WeightsStatus};
 use crate::store::{Store, WeightsOnChain};
 use crate::suspicion::Suspicions;
 use crate::tally::{ContenderId, Tallies, Tally};
 use crate::weightings;
-use crate::weights::WeightSetter;
+use crate::weights::{MechanismProgress, Progress, WeightSetter};
 use crate::writer::{Writer, writer};
 
 /// How old a status may be.
@@ -68,10 +69,12 @@ pub struct App {
 pub struct Handle {
     chain: Chain,
     network: Arc<Network>,
+    catalogue: Arc<Catalogue>,
     tallies: Arc<Tallies>,
     store: Store,
     judgement: watch::Receiver<Option<Arc<Judgement>>>,
     confirmed: watch::Receiver<Option<Arc<WeightsOnChain>>>,
+    progress: watch::Receiver<Progress>,
     ended: watch::Receiver<Ended>,
     ends: watch::Receiver<Option<Instant>>,
 }
@@ -132,6 +135,13 @@ impl App {
         let (judgement, judgements) = watch::channel(None);
         let last_weights = store.last_weights().await?.map(Arc::new);
         let (confirmed, confirmations) = watch::channel(last_weights);
+        let mechanisms = config.catalogue.mechanisms();
+        let mut past = Progress::new();
+        for mechanism in mechanisms.keys() {
+            let in_force = store.last_weights_of(*mechanism).await?.map(Arc::new);
+            past.insert(*mechanism, MechanismProgress { in_force, ..MechanismProgress::default() });
+        }
+        let (progress, progressed) = watch::channel(past);
         let (ends, period_ends) = watch::channel(None);
         let (ended, last_ended) = watch::channel(Ended::default());
 
@@ -148,6 +158,7 @@ impl App {
             asker: asker.clone(),
             catalogue: Arc::clone(&config.catalogue),
             network: Arc::clone(&network),
+            router: Arc::clone(&router),
         }));
         let lags = asker.lags();
         let cycle = Cycle {
@@ -187,6 +198,11 @@ impl App {
             retention: config.retention,
             patience: config.patience,
             weightings: weightings.weightings(),
+            mechanisms: config
+                .catalogue
+                .enabled()
+                .map(|(task, _)| (task.id.clone(), task.mechanism))
+                .collect(),
             network: Arc::clone(&network),
             router: Arc::clone(&router),
             store: store.clone(),
@@ -198,19 +214,23 @@ impl App {
             chain: chain.clone(),
             netuid: config.netuid,
             keypair,
-            version_key: config.version_key,
+            config: config.weights,
+            mechanisms,
             store: store.clone(),
             metrics,
             judgement: judgements.clone(),
+            progress,
             confirmed,
         };
         let handle = Handle {
             chain: chain.clone(),
             network: Arc::clone(&network),
+            catalogue: Arc::clone(&config.catalogue),
             tallies,
             store: store.clone(),
             judgement: judgements,
             confirmed: confirmations,
+            progress: progressed,
             ended: last_ended,
             ends: period_ends,
         };
@@ -331,7 +351,21 @@ fn health(handle: Handle) -> impl Fn() -> Health + Clone + Send + Sync + 'static
             .with("block", block)
             .with("contenders", handle.network.contenders().len())
             .with("weights_block", handle.confirmed.borrow().as_ref().map(|set| set.block.0))
+            .with("weights", weights_health(&handle.progress.borrow()))
     }
+}
+
+/// Each mechanism's weights at a glance.
+fn weights_health(progress: &Progress) -> Vec<serde_json::Value> {
+    let one = |(mechanism, progress): (&MechanismId, &MechanismProgress)| {
+        serde_json::json!({
+            "mechanism": mechanism,
+            "in_force_since": progress.in_force.as_ref().map(|set| set.block),
+            "committed": progress.committed,
+            "trouble": progress.trouble,
+        })
+    };
+    progress.iter().map(one).collect()
 }
 
 impl Handle {
@@ -357,11 +391,11 @@ impl Handle {
         let (running, ended) = (self.tallies.snapshot(), self.ended.borrow().clone());
         let (judgement, confirmed) =
             (self.judgement.borrow().clone(), self.confirmed.borrow().clone());
-        let total: f64 = confirmed
-            .iter()
-            .flat_map(|set| &set.weights)
-            .map(|(.., weight)| f64::from(*weight))
-            .sum();
+        let progress = self.progress.borrow().clone();
+        let mechanism_of = |task: &TaskId| {
+            let known = self.catalogue.task(task).map(|task| task.mechanism);
+            known.unwrap_or_default()
+        };
         let mut rows: Vec<_> = contenders
             .iter()
             .map(|(id, contender)| {
@@ -369,14 +403,14 @@ impl Handle {
                     .as_ref()
                     .and_then(|judgement| judgement.scores.miners.get(&id.hotkey));
                 let task = miner.and_then(|miner| miner.tasks.get(&id.task));
-                let weight = confirmed.as_ref().filter(|_| total > 0.0).map(|set| {
-                    let own = set.weights.iter().find(|(_, hotkey, _)| *hotkey == id.hotkey);
-                    own.map_or(0.0, |(.., weight)| f64::from(*weight) / total)
-                });
+                let mechanism = mechanism_of(&id.task);
+                let set = progress.get(&mechanism).and_then(|known| known.in_force.as_ref());
+                let weight = set.and_then(|set| share(set, &id.hotkey));
                 StatusRow {
                     uid: contender.uid,
                     hotkey: id.hotkey,
                     task: id.task.clone(),
+                    mechanism,
                     running: running.get(id).map(counts).unwrap_or_default(),
                     finished: ended.get(id).map(counts),
                     quality: task.and_then(|task| task.quality()),
@@ -395,9 +429,25 @@ impl Handle {
                 .map(|ends| ends.saturating_duration_since(Instant::now()).as_secs_f64()),
             checks_waiting,
             weights_block: confirmed.map(|set| set.block),
+            weights: progress
+                .into_iter()
+                .map(|(mechanism, progress)| WeightsStatus {
+                    mechanism,
+                    in_force_since: progress.in_force.map(|set| set.block),
+                    committed: progress.committed,
+                    trouble: progress.trouble,
+                })
+                .collect(),
             rows,
         })
     }
+}
+
+/// A miner's part of the weights; `None` where there are none at all.
+fn share(set: &WeightsOnChain, hotkey: &Hotkey) -> Option<f64> {
+    let total: f64 = set.weights.iter().map(|(.., weight)| f64::from(*weight)).sum();
+    let own = set.weights.iter().find(|(_, owner, _)| owner == hotkey);
+    (total > 0.0).then(|| own.map_or(0.0, |(.., weight)| f64::from(*weight) / total))
 }
 
 fn counts(tally: &Tally) -> Counts {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use chain::{ChainConfig, Network, WalletPaths};
+use chain::{ChainConfig, CommitReveal, Network, WalletPaths, node_address};
 use common::Netuid;
 use common::checks::MAX_BATCH;
 use serde::Deserialize;
@@ -21,6 +21,7 @@ use crate::plan::Probing;
 use crate::scoring::{Preset, Rules, subnet19, touchstone};
 use crate::store::Location;
 use crate::weightings::WeightingsConfig;
+use crate::weights::WeightsConfig;
 
 /// Documented in this file, which is also where the defaults come from.
 pub const DEFAULTS: &str = include_str!("../../config/validator.toml");
@@ -41,7 +42,7 @@ pub struct Config {
     pub probing: Probing,
     pub allow_local_miners: bool,
     pub checking: CheckingConfig,
-    pub version_key: u64,
+    pub weights: WeightsConfig,
     pub listen: SocketAddr,
     pub external_ip: Option<IpAddr>,
     pub api: ApiConfig,
@@ -68,6 +69,7 @@ struct ChainFile {
     netuid: u16,
     network: String,
     endpoint: String,
+    fallback_endpoints: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -131,6 +133,7 @@ struct WeightingsFile {
 #[derive(Deserialize)]
 struct WeightsFile {
     version_key: u64,
+    commit_reveal: String,
 }
 
 #[derive(Deserialize)]
@@ -177,6 +180,7 @@ impl File {
         let chain = self.chain.check(problems);
         let (api, listen, external_ip) = self.api.check(problems);
         let checking = self.checking.check(problems);
+        let weights = self.weights.check(problems);
         let probing = self.probing.check(problems);
         let rules = self.scoring.rules(problems);
         let store = self
@@ -242,7 +246,7 @@ impl File {
             probing,
             allow_local_miners: self.miners.allow_local,
             checking: checking?,
-            version_key: self.weights.version_key,
+            weights: weights?,
             listen: listen?,
             external_ip,
             api,
@@ -265,13 +269,41 @@ impl ChainFile {
                     .add("chain.endpoint", format!("`{}` is no address: {error}", self.endpoint)),
             }
         }
-        match config.url() {
+        for (index, text) in self.fallback_endpoints.iter().enumerate() {
+            match node_address(text) {
+                Ok(url) => config.fallbacks.push(url),
+                Err(bad) => {
+                    problems.add(format!("chain.fallback_endpoints[{index}]"), bad.to_string());
+                }
+            }
+        }
+        match config.urls() {
             Ok(_) => Some(config),
             Err(bad) => {
                 problems.add("chain.endpoint", bad.to_string());
                 None
             }
         }
+    }
+}
+
+impl WeightsFile {
+    fn check(&self, problems: &mut Problems) -> Option<WeightsConfig> {
+        let commit_reveal = match self.commit_reveal.as_str() {
+            "auto" => CommitReveal::Auto,
+            "timelocked" => CommitReveal::Timelocked,
+            "hashed" => CommitReveal::Hashed,
+            other => {
+                problems.add(
+                    "weights.commit_reveal",
+                    format!(
+                        "`{other}` is no way to commit; choose `auto`, `timelocked` or `hashed`"
+                    ),
+                );
+                return None;
+            }
+        };
+        Some(WeightsConfig { version_key: self.version_key, commit_reveal })
     }
 }
 
@@ -454,6 +486,7 @@ mod tests {
             ("checking.url", "ftp://x"),
             ("weightings.quorum", "1.5"),
             ("chain.network", "http://x"),
+            ("weights.commit_reveal", "sealed"),
             ("tasks.catalogue", "/no/such/file.toml"),
         ];
         let error = load_with(Some(file.path()), &flags).unwrap_err().to_string();
@@ -468,9 +501,27 @@ mod tests {
             "chain.network",
             "tasks.catalogue",
             "weightings.quorum",
+            "weights.commit_reveal",
         ] {
             assert!(error.contains(&format!("\n  {key}: ")), "{key} is missing in {error}");
         }
+    }
+
+    #[test]
+    fn every_wrong_address_of_a_node_is_named() {
+        let nodes = "wss://a.example,finney,ws://far.example,ws://127.0.0.1:9945,nonsense";
+        let error = load(&[("chain.fallback_endpoints", nodes)]).unwrap_err().to_string();
+        for (index, said) in [(1, "name of a network"), (2, "not encrypted"), (4, "no network")] {
+            let line = format!("chain.fallback_endpoints[{index}]: ");
+            let line = error.lines().find(|found| found.contains(&line)).unwrap_or_default();
+            assert!(line.contains(said), "{said}: {error}");
+        }
+        assert_eq!(error.matches("chain.fallback_endpoints[").count(), 3, "{error}");
+        let nodes = "wss://a.example/,ws://127.0.0.1:9945/";
+        let (config, _) = load(&[("chain.fallback_endpoints", nodes)]).unwrap();
+        let found: Vec<_> = config.chain.fallbacks.iter().map(Url::as_str).collect();
+        assert_eq!(found.join(","), nodes);
+        assert_eq!(config.weights.commit_reveal, CommitReveal::Auto);
     }
 
     #[test]

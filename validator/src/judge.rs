@@ -1,9 +1,10 @@
 //! Turns the stored evidence into scores after each period, and hands them to the router and to the weight setter.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{Hotkey, TaskId};
+use common::{Hotkey, MechanismId, TaskId};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -33,6 +34,8 @@ pub struct Judge {
     /// How long scoring waits for answers that are still being checked.
     pub patience: Duration,
     pub weightings: Weightings,
+    /// The mechanism for which each task counts.
+    pub mechanisms: BTreeMap<TaskId, MechanismId>,
     pub network: Arc<Network>,
     pub router: Arc<Router>,
     pub store: Store,
@@ -105,7 +108,11 @@ impl Judge {
         let (scorer, summaries) = summaries(&self.store, &self.rules, &moment, &declared).await?;
         let tasks = self.weightings.current();
         let scores = scorer.weights(&tasks, &summaries);
-        let scoring = self.store.save_scoring(moment.now_ms, &self.rules, &tasks, &scores).await?;
+        let mechanisms = &self.mechanisms;
+        let scoring = self
+            .store
+            .save_scoring(moment.now_ms, &self.rules, &tasks, mechanisms, &scores)
+            .await?;
         Ok(Judgement { scores, scoring })
     }
 

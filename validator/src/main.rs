@@ -8,15 +8,16 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::Context;
+use chain::registration::{Role, how_to_register};
 use clap::{Args, Parser, Subcommand};
-use common::{Hotkey, TaskId};
+use common::{Hotkey, MechanismId, TaskId};
 use service::{flags, run, telemetry};
 use validator::explain::{self, Question};
 use validator::scoring::Preset;
-use validator::simulate;
 use validator::status::{Shown, Status};
 use validator::tune::{self, Changes};
 use validator::{App, Config};
+use validator::{simulate, submitted};
 
 /// A validator of an inference subnet: it queries miners, has their answers checked by your checking server, scores them,
 /// sets weights on chain, and offers the subnet to the world as an OpenAI-compatible API.
@@ -57,6 +58,9 @@ enum Command {
         /// Only this task.
         #[arg(long, value_name = "TASK")]
         task: Option<TaskId>,
+        /// Explain the weight in this mechanism of the subnet. Otherwise it is the one of --task, or the first that has tasks.
+        #[arg(long, value_name = "NUMBER", value_parser = mechanism)]
+        mechanism: Option<MechanismId>,
         /// How many checked answers are listed for each task.
         #[arg(long, value_name = "NUMBER", default_value_t = 10)]
         answers: u32,
@@ -82,6 +86,10 @@ enum Command {
         /// Other rules, with the constants that the configuration has for them: touchstone or subnet19.
         #[arg(long, value_name = "NAME")]
         preset: Option<Preset>,
+        /// Compare the weights of this mechanism of the subnet. Otherwise it is the one of the first --set, or the first that
+        /// has tasks.
+        #[arg(long, value_name = "NUMBER", value_parser = mechanism)]
+        mechanism: Option<MechanismId>,
         /// Write the weights that --set gives into the catalogue's file, after the difference was shown.
         #[arg(long)]
         write: bool,
@@ -89,6 +97,26 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show which weights were submitted to the chain, by which way, and what became of them, newest first.
+    ///
+    /// Reads the validator's store; the validator may be running. docs/weights.md explains the ways and the stages.
+    Weights {
+        #[command(flatten)]
+        settings: Settings,
+        /// How many.
+        #[arg(short = 'n', long = "number", value_name = "NUMBER", default_value_t = 20)]
+        number: u32,
+        /// Instead, ask the chain and show what would be sent now by the newest scoring, or what is in the way. Sends nothing.
+        #[arg(long, conflicts_with = "number")]
+        dry_run: bool,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the btcli commands that register this validator's hotkey on its subnet and add stake to it.
+    ///
+    /// They need the wallet's coldkey, which a validator never reads: run them on the machine that has it.
+    HowToRegister(Settings),
     /// Show what strategies would earn that try to earn more than they serve, relative to the same hardware run honestly.
     ///
     /// The validator's own scheduling, accounting and scoring, with their default constants, over simulated miners and
@@ -149,6 +177,14 @@ fn part(text: &str) -> Result<f64, String> {
     }
 }
 
+/// The chain has room for 16 mechanisms in a subnet.
+fn mechanism(text: &str) -> Result<MechanismId, String> {
+    match text.parse() {
+        Ok(number @ 0..=15) => Ok(MechanismId(number)),
+        Ok(_) | Err(_) => Err("give a number from 0 to 15".to_owned()),
+    }
+}
+
 /// `NAME=NUMBER`.
 fn assignment<T>(text: &str) -> Result<(T, f64), String>
 where
@@ -201,15 +237,15 @@ fn main() -> ExitCode {
                 }
                 Ok(())
             }
-            Command::Explain { settings, hotkey, task, answers, json } => {
+            Command::Explain { settings, hotkey, task, mechanism, answers, json } => {
                 // What cannot be read is left out, and said.
                 telemetry::init_with(settings.common.log_format, "warn")?;
-                let question = Question { hotkey, task, answers };
+                let question = Question { hotkey, task, answers, mechanism };
                 let explained = explain::explain(&settings.load()?.0, &question).await?;
                 show(&if json { explained.json()? } else { explained.text() });
                 Ok(())
             }
-            Command::Tune { settings, weights, scoring, preset, write, json } => {
+            Command::Tune { settings, weights, scoring, preset, mechanism, write, json } => {
                 telemetry::init_with(settings.common.log_format, "warn")?;
                 let rules = match preset {
                     Some(preset) => {
@@ -218,8 +254,31 @@ fn main() -> ExitCode {
                     }
                     None => None,
                 };
-                let changes = Changes { weights, rules, constants: scoring };
+                let changes = Changes { weights, rules, constants: scoring, mechanism };
                 tune_and_write(&settings.load()?.0, &changes, write, json).await
+            }
+            Command::Weights { settings, number, dry_run, json } => {
+                telemetry::init_with(settings.common.log_format, "warn")?;
+                let config = settings.load()?.0;
+                if dry_run {
+                    let run = submitted::dry_run(&config).await?;
+                    show(&if json { run.json()? } else { run.text() });
+                } else {
+                    let list = submitted::submitted(&config, number).await?;
+                    let json = json.then(|| serde_json::to_string_pretty(&list)).transpose()?;
+                    show(&json.unwrap_or_else(|| submitted::text(&list)));
+                }
+                Ok(())
+            }
+            Command::HowToRegister(settings) => {
+                let config = settings.load()?.0;
+                show(&how_to_register(
+                    &config.chain,
+                    config.netuid,
+                    &config.wallet,
+                    Role::Validator,
+                )?);
+                Ok(())
             }
             Command::Simulate(simulation) => simulation.run(),
             Command::NewHotkey(settings) => {
@@ -342,6 +401,8 @@ mod tests {
             ("tune --set Chat=1", "is not a task id"),
             ("tune --scoring speed_bonus=NaN", "is no number"),
             ("tune --preset other", "choose `touchstone` or `subnet19`"),
+            ("weights --dry-run -n 3", "cannot be used with"),
+            ("tune --mechanism 16", "a number from 0 to 15"),
             ("explain --hotkey 5abc", "is not an ss58 address"),
             ("explain", "--hotkey"),
         ] {

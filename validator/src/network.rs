@@ -8,6 +8,7 @@ use chain::Metagraph;
 use common::{Uid, Volume};
 use url::Url;
 
+use crate::changes::{Changes, diff};
 use crate::tally::ContenderId;
 
 /// A miner that declared capacity for a task.
@@ -33,9 +34,24 @@ impl Network {
         self.metagraph.load_full()
     }
 
-    /// Replaces the metagraph.
-    pub fn set_metagraph(&self, metagraph: Metagraph) {
-        self.metagraph.store(Some(Arc::new(metagraph)));
+    /// Takes over what differs from the metagraph that was read before, and returns it; `None` the first time. Who left
+    /// the subnet is no contender any more.
+    pub fn update(&self, new: Metagraph) -> Option<Changes> {
+        let Some(old) = self.metagraph() else {
+            self.metagraph.store(Some(Arc::new(new)));
+            return None;
+        };
+        let changes = diff(&old, &new);
+        if !changes.is_empty() {
+            self.metagraph.store(Some(Arc::new(new)));
+        }
+        let gone = changes.gone();
+        if !gone.is_empty() {
+            let mut contenders = BTreeMap::clone(&self.contenders.load());
+            contenders.retain(|id, _| !gone.contains(&id.hotkey));
+            self.set_contenders(contenders);
+        }
+        Some(changes)
     }
 
     /// The contenders of the running period.
@@ -55,5 +71,41 @@ impl Network {
             .iter()
             .map(|(id, contender)| (id.clone(), contender.declared))
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use common::{BlockNumber, Hotkey};
+
+    use super::*;
+    use crate::weights::tests::metagraph;
+
+    fn id(name: u8) -> ContenderId {
+        ContenderId { hotkey: Hotkey::from_bytes([name; 32]), task: "chat-demo".parse().unwrap() }
+    }
+
+    #[test]
+    fn the_old_view_stays_while_nothing_differs_and_who_leaves_is_no_contender() {
+        let network = Network::default();
+        assert_eq!(network.update(metagraph(&[(0, 1), (1, 2)])), None);
+        let contender = Contender {
+            uid: Uid(0),
+            url: "http://127.0.0.1:1".parse().unwrap(),
+            declared: Volume::from(1),
+        };
+        network.set_contenders([1, 2].map(|name| (id(name), contender.clone())).into());
+
+        let first = network.metagraph().unwrap();
+        let same = Metagraph { block: BlockNumber(9), ..metagraph(&[(0, 1), (1, 2)]) };
+        assert!(network.update(same).unwrap().is_empty());
+        assert!(Arc::ptr_eq(&first, &network.metagraph().unwrap()));
+        assert_eq!(network.contenders().len(), 2);
+
+        let changes = network.update(metagraph(&[(0, 1), (1, 3)])).unwrap();
+        assert_eq!(changes.left.len(), 1);
+        let left: Vec<_> = network.contenders().keys().cloned().collect();
+        assert_eq!(left, [id(1)]);
+        assert_eq!(network.metagraph().unwrap().neurons[1].hotkey, id(3).hotkey);
     }
 }

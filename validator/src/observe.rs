@@ -13,11 +13,12 @@ use common::{Hotkey, Netuid, TaskId, Uid, Volume, capacity};
 use futures::{StreamExt, stream};
 use tasks::Catalogue;
 use tokio::time::timeout;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 use url::Url;
 
 use crate::ask::{Asker, Ours, Trouble};
 use crate::network::{Contender, Network};
+use crate::routing::Router;
 use crate::tally::ContenderId;
 
 /// Periods whose lengths differ by less are the same.
@@ -26,6 +27,8 @@ const PERIOD_TOLERANCE: f64 = 0.01;
 const CAPACITY_DEADLINE: Duration = Duration::from_secs(10);
 /// How long the chain has to show the metagraph, before declarations are asked for by the last one.
 const CHAIN_DEADLINE: Duration = Duration::from_secs(5);
+const NOT_REGISTERED: &str = "weights wait and miners may refuse to answer until it is; `validator how-to-register` prints \
+                              the commands";
 /// How many miners are asked for their capacity at once.
 const CONCURRENT: usize = 256;
 
@@ -71,6 +74,7 @@ pub struct Subnet {
     pub asker: Asker,
     pub catalogue: Arc<Catalogue>,
     pub network: Arc<Network>,
+    pub router: Arc<Router>,
 }
 
 impl Observer {
@@ -133,7 +137,7 @@ impl Observer {
         let read = timeout(CHAIN_DEADLINE, self.subnet.chain.metagraph(self.subnet.netuid)).await;
         let trouble = match read {
             Ok(Ok(metagraph)) => {
-                self.subnet.network.set_metagraph(metagraph);
+                self.take_over(metagraph);
                 None
             }
             Ok(Err(error)) => Some(format!("{:#}", anyhow::Error::from(error))),
@@ -147,6 +151,40 @@ impl Observer {
             (Some(why), false) => {
                 warn!("the chain cannot be read, going on with what is known: {why}");
             }
+        }
+    }
+
+    /// Takes over what has changed in the subnet, and says it.
+    fn take_over(&self, metagraph: Metagraph) {
+        let Subnet { own, netuid, network, router, .. } = &self.subnet;
+        let registered = metagraph.neuron(own).map(|neuron| neuron.uid);
+        let Some(changes) = network.update(metagraph) else {
+            if registered.is_none() {
+                error!("the hotkey {own} is not registered on subnet {netuid}: {NOT_REGISTERED}");
+            }
+            return;
+        };
+        router.forget(&changes.gone());
+        for line in changes.lines() {
+            info!("{line}");
+        }
+        if changes.figures > 0 {
+            debug!(
+                "stake, rewards or the last weights of {} neurons have changed",
+                changes.figures
+            );
+        }
+        let about_us = |all: &[(Uid, Hotkey)]| all.iter().any(|(_, hotkey)| hotkey == own);
+        if about_us(&changes.left) {
+            error!("the hotkey {own} is no longer registered on subnet {netuid}: {NOT_REGISTERED}");
+        }
+        if about_us(&changes.dismissed) {
+            warn!(
+                "this validator has lost its permit: others have more stake; its weights do not count"
+            );
+        }
+        if about_us(&changes.joined) {
+            info!("the hotkey {own} is registered now");
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Handlers read a snapshot that is swapped as a whole when contenders or scores change: no lock, no database.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -68,6 +68,15 @@ impl Router {
         self.routes.store(Arc::new(routes));
     }
 
+    /// Takes miners out that have left the subnet.
+    pub fn forget(&self, gone: &BTreeSet<Hotkey>) {
+        let mut routes = BTreeMap::clone(&self.routes.load());
+        for of_task in routes.values_mut() {
+            of_task.retain(|route| !gone.contains(&route.hotkey));
+        }
+        self.routes.store(Arc::new(routes));
+    }
+
     /// At most `count` different miners of a task in the order in which they shall be tried: drawn by score, those
     /// that keep failing last. Empty if nobody serves the task.
     pub fn choose(&self, task: &TaskId, count: usize, rng: &mut impl Rng) -> Vec<Route> {
@@ -99,6 +108,18 @@ mod tests {
     use rand_chacha::ChaCha12Rng;
 
     use super::*;
+
+    #[test]
+    fn who_has_left_is_asked_no_more() {
+        let router = Router::default();
+        router.replace(vec![candidate(1, 0.5), candidate(2, 0.5)]);
+        router.forget(&BTreeSet::from([Hotkey::from_bytes([1; 32])]));
+        let mut rng = ChaCha12Rng::seed_from_u64(1);
+        let left: Vec<_> = router.choose(&task(), 3, &mut rng).iter().map(|r| r.uid).collect();
+        assert_eq!(left, [Uid(2)]);
+        router.forget(&BTreeSet::from([Hotkey::from_bytes([2; 32])]));
+        assert!(!router.serves(&task()));
+    }
 
     fn candidate(uid: u16, score: f64) -> Candidate {
         Candidate {

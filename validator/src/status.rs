@@ -1,7 +1,9 @@
 //! What the validator knows of every miner, as a table for people and as JSON for programs.
 
-use common::{BlockNumber, Hotkey, TaskId, Uid};
+use common::{BlockNumber, Hotkey, MechanismId, TaskId, Uid};
 use serde::{Deserialize, Serialize};
+
+use crate::weights::Committed;
 
 /// The answer to `GET /v1/network/status`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -14,7 +16,21 @@ pub struct Status {
     pub checks_waiting: u32,
     /// Block of the weights that the chain confirmed last.
     pub weights_block: Option<BlockNumber>,
+    /// How far the weights of each mechanism have come.
+    pub weights: Vec<WeightsStatus>,
     pub rows: Vec<StatusRow>,
+}
+
+/// The weights of one mechanism.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WeightsStatus {
+    pub mechanism: MechanismId,
+    /// Block of the newest weights that the chain is known to hold.
+    pub in_force_since: Option<BlockNumber>,
+    /// The newest commit that waits for its reveal.
+    pub committed: Option<Committed>,
+    /// Why the last weights had no effect, until some have.
+    pub trouble: Option<String>,
 }
 
 /// One miner and one of its tasks.
@@ -23,6 +39,8 @@ pub struct StatusRow {
     pub uid: Uid,
     pub hotkey: Hotkey,
     pub task: TaskId,
+    /// The mechanism whose weights the task counts for.
+    pub mechanism: MechanismId,
     /// The running period.
     pub running: Counts,
     /// The period that the scores were computed from, if one is over.
@@ -33,7 +51,7 @@ pub struct StatusRow {
     pub speed: Option<f64>,
     /// This task's part of the miner's score; over all miners and tasks these sum to 1.
     pub score: Option<f64>,
-    /// The miner's share of the weights that this validator has on chain.
+    /// The miner's share of the weights that this validator has on chain for the mechanism.
     pub weight: Option<f64>,
 }
 
@@ -85,7 +103,33 @@ impl Status {
                 ],
             ));
         }
+        for weights in &self.weights {
+            table.push_str(&weights.line());
+        }
         table
+    }
+}
+
+impl WeightsStatus {
+    /// A sentence on a line of its own; the mechanism is named where it is not the only one that a subnet must have.
+    fn line(&self) -> String {
+        let of = match self.mechanism {
+            MechanismId(0) => String::new(),
+            mechanism => format!(" of mechanism {mechanism}"),
+        };
+        let mut parts = Vec::new();
+        parts.extend(self.in_force_since.map(|block| format!("on chain since block {block}")));
+        parts.extend(self.committed.map(|commit| {
+            format!(
+                "committed in block {}, revealed from block {}",
+                commit.block, commit.revealed_from
+            )
+        }));
+        if parts.is_empty() {
+            parts.push("not set yet".to_owned());
+        }
+        let trouble = self.trouble.iter().map(|why| format!("weights{of}, trouble: {why}\n"));
+        format!("weights{of}: {}\n", parts.join("; ")) + &trouble.collect::<String>()
     }
 }
 
@@ -112,6 +156,7 @@ mod tests {
             uid: Uid(3),
             hotkey: Hotkey::from_bytes([7; 32]),
             task: "chat-demo".parse().unwrap(),
+            mechanism: MechanismId(0),
             running: Counts::default(),
             finished: Some(counts),
             quality: Some(0.98765),
@@ -124,6 +169,7 @@ mod tests {
             period_ends_in_s: None,
             checks_waiting: 0,
             weights_block: None,
+            weights: Vec::new(),
             rows: vec![row],
         };
         let table = status.table(Shown::Finished);
@@ -134,5 +180,29 @@ mod tests {
             assert!(table.contains(cell), "{cell} is missing in\n{table}");
         }
         assert!(!status.table(Shown::Running).contains("20000"));
+    }
+
+    #[test]
+    fn committed_weights_are_told_with_the_block_of_their_reveal() {
+        let weights = WeightsStatus {
+            mechanism: MechanismId(0),
+            in_force_since: Some(BlockNumber(7)),
+            committed: Some(Committed {
+                block: BlockNumber(9),
+                revealed_from: BlockNumber(12),
+                revealed_until: BlockNumber(15),
+            }),
+            trouble: None,
+        };
+        let line =
+            "weights: on chain since block 7; committed in block 9, revealed from block 12\n";
+        assert_eq!(weights.line(), line);
+        let trouble = Some("the chain dropped them".to_owned());
+        let mechanism = MechanismId(1);
+        let none = WeightsStatus { mechanism, in_force_since: None, committed: None, trouble };
+        assert_eq!(
+            none.line(),
+            "weights of mechanism 1: not set yet\nweights of mechanism 1, trouble: the chain dropped them\n"
+        );
     }
 }

@@ -58,6 +58,7 @@ impl Bench {
             asker: asker.clone(),
             catalogue: Arc::clone(&catalogue),
             network: Arc::clone(&network),
+            router: Arc::default(),
         }));
         let hotkey = Keypair::development("Bob").hotkey();
         let id = ContenderId { hotkey, task: "chat-demo".parse().unwrap() };

@@ -1,8 +1,8 @@
 //! From what is stored to an explanation.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use common::{Hotkey, TaskId, Uid};
+use common::{Hotkey, MechanismId, TaskId, Uid};
 
 use super::model::{
     AnswerRow, Contribution, Explanation, FieldMiner, OnChain, PeriodRow, ScoringFacts,
@@ -16,6 +16,9 @@ use crate::store::{Scoring, WeightsOnChain};
 #[derive(Debug)]
 pub(super) struct Found {
     pub hotkey: Hotkey,
+    /// The mechanism that is explained, and all that have tasks. What follows is of this one alone.
+    pub mechanism: MechanismId,
+    pub mechanisms: BTreeSet<MechanismId>,
     pub set: Option<WeightsOnChain>,
     /// The scoring that the weights on chain come from, if it is kept.
     pub behind: Option<Scoring>,
@@ -26,7 +29,7 @@ pub(super) struct Found {
 
 /// Shows the scoring behind the weights on chain. Who was not in it, having come later, is shown the newest one.
 pub(super) fn build(found: Found) -> Explanation {
-    let Found { hotkey, set, behind, newest, tasks } = found;
+    let Found { hotkey, mechanism, mechanisms, set, behind, newest, tasks } = found;
     let in_newest = newest.scores.get(&hotkey).map(|miner| (newest.at_ms, miner.weight.get()));
     let behind = behind.filter(|behind| behind.scores.contains_key(&hotkey) || in_newest.is_none());
     let weights_come_from_scoring = behind.is_some();
@@ -47,6 +50,8 @@ pub(super) fn build(found: Found) -> Explanation {
     let miners = miners(&scoring, set.as_ref());
     let mut explanation = Explanation {
         hotkey,
+        mechanism,
+        mechanisms,
         on_chain: set.map(|set| on_chain(&hotkey, &set, &miners, weights_come_from_scoring)),
         scoring: ScoringFacts {
             id: scoring.id.0,

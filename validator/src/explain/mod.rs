@@ -9,9 +9,9 @@ mod model;
 mod reproduce;
 mod text;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use common::{Hotkey, TaskId};
+use common::{Hotkey, MechanismId, TaskId};
 
 use crate::config::Config;
 use crate::store::{Location, Scoring, Store, StoreError};
@@ -37,6 +37,8 @@ pub struct Question {
     pub task: Option<TaskId>,
     /// How many answers are listed for each task, newest first.
     pub answers: u32,
+    /// The mechanism whose weight is explained; otherwise that of the task, or the first one that has tasks.
+    pub mechanism: Option<MechanismId>,
 }
 
 /// Why there is nothing to explain.
@@ -58,11 +60,20 @@ pub enum ExplainError {
     UnknownHotkey { hotkey: Hotkey, miners: usize },
     #[error("there is no task `{task}`; known are {}", listed(.known))]
     UnknownTask { task: TaskId, known: Vec<TaskId> },
+    #[error("the task `{task}` counts for mechanism {of}, not for mechanism {mechanism}")]
+    OtherMechanism { task: TaskId, of: MechanismId, mechanism: MechanismId },
+    #[error("no task of the last scoring counts for mechanism {mechanism}, only for {}", numbers(.known))]
+    UnknownMechanism { mechanism: MechanismId, known: BTreeSet<MechanismId> },
 }
 
 fn listed(tasks: &[TaskId]) -> String {
     let names: Vec<_> = tasks.iter().map(|task| format!("`{task}`")).collect();
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
+fn numbers(mechanisms: &BTreeSet<MechanismId>) -> String {
+    let numbers: Vec<_> = mechanisms.iter().map(MechanismId::to_string).collect();
+    numbers.join(", ")
 }
 
 /// Explains one miner's weight from the configured store, which a validator may be using at the same time.
@@ -87,11 +98,14 @@ pub(crate) async fn open(at: &Location) -> Result<Store, ExplainError> {
 }
 
 async fn read(store: &Store, question: &Question) -> Result<Explanation, ExplainError> {
-    let set = store.last_weights().await?;
     let newest = store.last_scoring().await?.ok_or(ExplainError::NothingScored)?;
+    let mechanisms = newest.mechanisms();
+    let mechanism = which(question, &newest, &mechanisms)?;
+    let newest = newest.of_mechanism(mechanism);
+    let set = store.last_weights_of(mechanism).await?;
     let behind = match set.as_ref().and_then(|set| set.scoring) {
         Some(id) if id == newest.id => Some(newest.clone()),
-        Some(id) => store.scoring(id).await?,
+        Some(id) => store.scoring(id).await?.map(|scoring| scoring.of_mechanism(mechanism)),
         None => None,
     };
     let tasks = evidence(store, question, &newest, behind.as_ref()).await?;
@@ -104,7 +118,28 @@ async fn read(store: &Store, question: &Question) -> Result<Explanation, Explain
             miners: newest.scores.len(),
         });
     }
-    Ok(build(Found { hotkey: question.hotkey, set, behind, newest, tasks }))
+    let hotkey = question.hotkey;
+    Ok(build(Found { hotkey, mechanism, mechanisms, set, behind, newest, tasks }))
+}
+
+/// The mechanism that is asked about.
+fn which(
+    question: &Question,
+    newest: &Scoring,
+    known: &BTreeSet<MechanismId>,
+) -> Result<MechanismId, ExplainError> {
+    let of_task = question.task.as_ref().filter(|task| newest.tasks.contains_key(*task));
+    let of_task = of_task.map(|task| (task, newest.mechanism_of(task)));
+    match (question.mechanism, of_task) {
+        (Some(mechanism), Some((task, of))) if mechanism != of => {
+            Err(ExplainError::OtherMechanism { task: task.clone(), of, mechanism })
+        }
+        (Some(mechanism), _) if !known.contains(&mechanism) => {
+            Err(ExplainError::UnknownMechanism { mechanism, known: known.clone() })
+        }
+        (Some(mechanism), _) | (None, Some((_, mechanism))) => Ok(mechanism),
+        (None, None) => Ok(known.first().copied().unwrap_or_default()),
+    }
 }
 
 /// The periods and answers of each task that is asked about.

@@ -1,9 +1,9 @@
 //! What an explanation says. Numbers are unrounded; times are Unix milliseconds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use common::checks::Evidence;
-use common::{BlockNumber, Hotkey, TaskId, Uid};
+use common::{BlockNumber, Hotkey, MechanismId, TaskId, Uid};
 use serde::{Deserialize, Serialize};
 
 use super::Reproduction;
@@ -15,6 +15,10 @@ use crate::tally::Failures;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Explanation {
     pub hotkey: Hotkey,
+    /// The mechanism whose weight is explained: everything below counts its tasks alone.
+    pub mechanism: MechanismId,
+    /// All mechanisms that have tasks.
+    pub mechanisms: BTreeSet<MechanismId>,
     /// The newest weights that the chain has confirmed; absent before the first.
     pub on_chain: Option<OnChain>,
     pub scoring: ScoringFacts,
@@ -59,7 +63,7 @@ pub struct ScoringFacts {
     pub id: i64,
     pub at_ms: i64,
     pub rules: Rules,
-    /// The tasks' weightings, which sum to 1.
+    /// The weightings of the mechanism's tasks; over the tasks of all mechanisms they sum to 1.
     pub weightings: BTreeMap<TaskId, f64>,
     /// A later one, whose weights are not on chain yet: when it was, and what the miner's weight is by it.
     pub newer: Option<(i64, f64)>,

@@ -24,6 +24,15 @@ impl Explanation {
         let uid = self.on_chain.as_ref().and_then(|on_chain| on_chain.uid);
         let uid = uid.map(|uid| format!(", uid {uid}")).unwrap_or_default();
         writeln!(out, "Miner {}{uid}", self.hotkey)?;
+        if self.mechanisms.iter().any(|mechanism| mechanism.0 > 0) {
+            let all: Vec<_> = self.mechanisms.iter().map(ToString::to_string).collect();
+            writeln!(
+                out,
+                "Mechanism {} of {}; each has weights of its own, see --mechanism",
+                self.mechanism,
+                all.join(", ")
+            )?;
+        }
         self.write_weight(out)?;
         self.write_score(out)?;
         self.tasks.iter().try_for_each(|task| self.write_task(out, task))

@@ -83,6 +83,33 @@ impl TaskScore {
     }
 }
 
+impl<K: Ord + Clone> Scores<K> {
+    /// What some of the tasks alone come to, those of one mechanism: everybody's score over them, and the weights by that.
+    #[must_use]
+    pub fn of_tasks(&self, counts: impl Fn(&TaskId) -> bool) -> Self {
+        let of = |(key, miner): (&K, &MinerScore)| {
+            let tasks = miner.tasks.iter().filter(|(task, _)| counts(task));
+            let tasks: BTreeMap<_, _> = tasks.map(|(task, score)| (task.clone(), *score)).collect();
+            // From zero, in the order in which they were added up at first: the sum of all is the same to the last bit.
+            let score = tasks.values().fold(0.0, |sum, task| sum + task.contribution);
+            (key.clone(), MinerScore { score, weight: Score::ZERO, tasks })
+        };
+        let mut miners = self.miners.iter().map(of).collect();
+        weigh(&mut miners);
+        Self { miners }
+    }
+}
+
+/// The share of all scores that each has.
+fn weigh<K>(miners: &mut BTreeMap<K, MinerScore>) {
+    let total: f64 = miners.values().map(|miner| miner.score).sum();
+    if total > 0.0 {
+        for miner in miners.values_mut() {
+            miner.weight = Score::clamped(miner.score / total);
+        }
+    }
+}
+
 impl Scorer {
     pub(super) fn new(rules: Rules, now_ms: i64, spans: &[Span], period_s: f64) -> Self {
         let observed = match &rules {
@@ -135,12 +162,7 @@ impl Scorer {
                 }
             }
         }
-        let total: f64 = miners.values().map(|miner| miner.score).sum();
-        if total > 0.0 {
-            for miner in miners.values_mut() {
-                miner.weight = Score::clamped(miner.score / total);
-            }
-        }
+        weigh(&mut miners);
         Scores { miners }
     }
 

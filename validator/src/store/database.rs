@@ -124,6 +124,11 @@ impl<'r> Fields<'r> {
         get!(self, Option<i64>)
     }
 
+    /// A small number; what is none is 0.
+    pub(super) fn small(&mut self) -> Result<u8, Error> {
+        Ok(u8::try_from(self.int()?).unwrap_or(0))
+    }
+
     /// A count; what no count can be is the nearest one.
     pub(super) fn count(&mut self) -> Result<u32, Error> {
         Ok(u32::try_from(self.int()?.max(0)).unwrap_or(u32::MAX))

@@ -11,6 +11,7 @@ mod periods;
 mod prune;
 mod scorings;
 mod stretches;
+mod submissions;
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
@@ -32,6 +33,7 @@ pub use location::{Location, LocationError};
 pub use periods::PeriodId;
 pub use prune::Retain;
 pub use scorings::{Scoring, ScoringId, WeightsOnChain};
+pub use submissions::{KeptSubmission, SubmissionId};
 
 static SQLITE: Migrator = sqlx::migrate!("./migrations/sqlite");
 static POSTGRES: Migrator = sqlx::migrate!("./migrations/postgres");

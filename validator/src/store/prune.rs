@@ -8,7 +8,7 @@ use super::{Store, StoreError, failed};
 pub struct Retain {
     /// Tallies of periods, by the periods' ends.
     pub periods_ms: i64,
-    /// Verdicts, and which weights were set.
+    /// Verdicts, which weights were set, and what became of those that were submitted.
     pub verdicts_ms: i64,
     /// Answers that wait for checking: given up.
     pub waiting_ms: i64,
@@ -20,13 +20,23 @@ const WAITING: &str = "DELETE FROM pending_checks WHERE id IN
     (SELECT id FROM pending_checks WHERE at_ms < $1 LIMIT 1000)";
 const STRETCHES: &str = "DELETE FROM stretches WHERE bucket =
     (SELECT MIN(bucket) FROM stretches WHERE bucket < $1)";
-const WEIGHTS: &str =
-    "DELETE FROM weights_set WHERE at_ms < $1 AND id < (SELECT MAX(id) FROM weights_set)";
+const WEIGHTS: &str = "DELETE FROM weights_set WHERE at_ms < $1
+     AND id < (SELECT MAX(newer.id) FROM weights_set AS newer WHERE newer.mechanism = weights_set.mechanism)";
+const SUBMISSIONS: &str =
+    "DELETE FROM weight_submissions WHERE at_ms < $1 AND stage NOT IN ('sent', 'committed')
+     AND id < (SELECT MAX(newer.id) FROM weight_submissions AS newer
+               WHERE newer.mechanism = weight_submissions.mechanism)";
 const SCORINGS: &str = "DELETE FROM scorings WHERE id IN
     (SELECT id FROM scorings
      WHERE NOT EXISTS (
          SELECT 1 FROM (SELECT scoring FROM weights_set ORDER BY id DESC LIMIT 10) AS newest
          WHERE newest.scoring = scorings.id)
+     AND NOT EXISTS (
+         SELECT 1 FROM weights_set AS kept WHERE kept.scoring = scorings.id
+         AND kept.id = (SELECT MAX(id) FROM weights_set AS newer WHERE newer.mechanism = kept.mechanism))
+     AND NOT EXISTS (
+         SELECT 1 FROM weight_submissions AS open
+         WHERE open.scoring = scorings.id AND open.stage IN ('sent', 'committed'))
      ORDER BY id DESC LIMIT 1 OFFSET 3)";
 const PERIODS: &str = "DELETE FROM periods WHERE id IN
     (SELECT id FROM periods WHERE ended_ms < $1 AND id < (SELECT MAX(id) FROM periods)
@@ -43,19 +53,21 @@ const VERDICTS: &str = "DELETE FROM verdicts WHERE id IN
 impl Store {
     /// Deletes what is older than these times. To be called after [`Store::refresh`], which does not sum up what is gone.
     ///
-    /// The open period stays, the newest period, so that its number is not used again, and the newest weights, so that they
-    /// are not set before they are due. Of the results of scoring those stay that the newest ten weights were derived from,
-    /// and the newest three others.
+    /// The open period stays, the newest period, so that its number is not used again, and the newest weights of each
+    /// mechanism. Submissions stay until it is known what became of them. Of the results of scoring those stay that the
+    /// newest ten weights, the newest of each mechanism, and open submissions were derived from, and the newest three
+    /// others.
     ///
     /// # Errors
     /// If the database fails; the rest is done the next time.
     pub async fn prune(&self, retain: Retain) -> Result<(), StoreError> {
         let failed = failed("delete old evidence");
         // In parts, each a transaction of its own: nobody waits for long.
-        let bounded: [(_, &[Value]); 4] = [
+        let bounded: [(_, &[Value]); 5] = [
             (WAITING, values![retain.waiting_ms]),
             (STRETCHES, values![retain.stretches_ms]),
             (WEIGHTS, values![retain.verdicts_ms]),
+            (SUBMISSIONS, values![retain.verdicts_ms]),
             (SCORINGS, &[]),
         ];
         for (statement, values) in bounded {

@@ -1,11 +1,11 @@
 //! Results of scoring, and the weights that were set by them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use common::{BlockNumber, Hotkey, TaskId, Uid};
+use common::{BlockNumber, Hotkey, MechanismId, TaskId, Uid};
 use futures::TryStreamExt;
 
-use super::database::{Record, Value, values};
+use super::database::{Record, Transaction, Value, values};
 use super::{Store, StoreError, failed};
 use crate::scoring::{MinerScore, Rules, Scores};
 
@@ -19,8 +19,9 @@ pub struct Scoring {
     pub id: ScoringId,
     pub at_ms: i64,
     pub rules: Rules,
-    /// The tasks' weightings.
+    /// The tasks' weightings, and the mechanisms for which they count; of mechanism 0 where none is named.
     pub tasks: BTreeMap<TaskId, f64>,
+    pub mechanisms: BTreeMap<TaskId, MechanismId>,
     pub scores: BTreeMap<Hotkey, MinerScore>,
 }
 
@@ -28,10 +29,35 @@ pub struct Scoring {
 #[derive(Debug, Clone, PartialEq)]
 pub struct WeightsOnChain {
     pub at_ms: i64,
+    pub mechanism: MechanismId,
     pub block: BlockNumber,
     pub weights: Vec<(Uid, Hotkey, u16)>,
     /// What they were derived from, if it is known.
     pub scoring: Option<ScoringId>,
+}
+
+impl Scoring {
+    /// The mechanism for which a task counts.
+    pub fn mechanism_of(&self, task: &TaskId) -> MechanismId {
+        self.mechanisms.get(task).copied().unwrap_or_default()
+    }
+
+    /// The mechanisms that have tasks in it.
+    pub fn mechanisms(&self) -> BTreeSet<MechanismId> {
+        self.tasks.keys().map(|task| self.mechanism_of(task)).collect()
+    }
+
+    /// The part of it that one mechanism's weights come from: its tasks, with the weightings that they have among all.
+    #[must_use]
+    pub fn of_mechanism(mut self, mechanism: MechanismId) -> Self {
+        let counts =
+            |task: &TaskId| self.mechanisms.get(task).copied().unwrap_or_default() == mechanism;
+        let all = Scores { miners: std::mem::take(&mut self.scores) };
+        self.scores = all.of_tasks(counts).miners;
+        let mechanisms = &self.mechanisms;
+        self.tasks.retain(|task, _| mechanisms.get(task).copied().unwrap_or_default() == mechanism);
+        self
+    }
 }
 
 impl Store {
@@ -44,17 +70,19 @@ impl Store {
         at_ms: i64,
         rules: &Rules,
         tasks: &BTreeMap<TaskId, f64>,
+        mechanisms: &BTreeMap<TaskId, MechanismId>,
         scores: &Scores<Hotkey>,
     ) -> Result<ScoringId, StoreError> {
         let failed = failed("save scores");
         let mut transaction = self.database.begin().await.map_err(&failed)?;
         let rows = transaction
             .all(
-                "INSERT INTO scorings (at_ms, rules, tasks) VALUES ($1, $2, $3) RETURNING id",
+                "INSERT INTO scorings (at_ms, rules, tasks, mechanisms) VALUES ($1, $2, $3, $4) RETURNING id",
                 values![
                     at_ms,
                     serde_json::to_string(rules).unwrap_or_default(),
                     serde_json::to_string(tasks).unwrap_or_default(),
+                    serde_json::to_string(mechanisms).unwrap_or_default(),
                 ],
             )
             .await
@@ -90,7 +118,10 @@ impl Store {
     pub async fn scoring(&self, id: ScoringId) -> Result<Option<Scoring>, StoreError> {
         let row = self
             .database
-            .first("SELECT id, at_ms, rules, tasks FROM scorings WHERE id = $1", values![id.0])
+            .first(
+                "SELECT id, at_ms, rules, tasks, mechanisms FROM scorings WHERE id = $1",
+                values![id.0],
+            )
             .await
             .map_err(failed("read scores"))?;
         self.with_scores(row).await
@@ -103,7 +134,10 @@ impl Store {
     pub async fn last_scoring(&self) -> Result<Option<Scoring>, StoreError> {
         let row = self
             .database
-            .first("SELECT id, at_ms, rules, tasks FROM scorings ORDER BY id DESC LIMIT 1", &[])
+            .first(
+                "SELECT id, at_ms, rules, tasks, mechanisms FROM scorings ORDER BY id DESC LIMIT 1",
+                &[],
+            )
             .await
             .map_err(failed("read scores"))?;
         self.with_scores(row).await
@@ -130,23 +164,13 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn save_weights(&self, set: &WeightsOnChain) -> Result<(), StoreError> {
-        self.database
-            .execute(
-                "INSERT INTO weights_set (at_ms, block, weights, scoring)
-                 VALUES ($1, $2, $3, (SELECT id FROM scorings WHERE id = $4))",
-                values![
-                    set.at_ms,
-                    i64::try_from(set.block.0).unwrap_or(i64::MAX),
-                    serde_json::to_string(&set.weights).unwrap_or_default(),
-                    set.scoring.map(|scoring| scoring.0),
-                ],
-            )
-            .await
-            .map_err(failed("save confirmed weights"))?;
-        Ok(())
+        let failed = failed("save confirmed weights");
+        let mut transaction = self.database.begin().await.map_err(&failed)?;
+        insert_weights(&mut transaction, set).await.map_err(&failed)?;
+        transaction.commit().await.map_err(failed)
     }
 
-    /// The weights that were confirmed last.
+    /// The weights that were confirmed last, of whichever mechanism.
     ///
     /// # Errors
     /// If the database fails.
@@ -154,13 +178,52 @@ impl Store {
         let row = self
             .database
             .first(
-                "SELECT at_ms, block, weights, scoring FROM weights_set ORDER BY id DESC LIMIT 1",
+                "SELECT at_ms, mechanism, block, weights, scoring FROM weights_set ORDER BY id DESC LIMIT 1",
                 &[],
             )
             .await
             .map_err(failed("read the last weights"))?;
         Ok(row.and_then(|row| self.readable("weights_set", weights(&row))))
     }
+
+    /// The weights of a mechanism that were confirmed last.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn last_weights_of(
+        &self,
+        mechanism: MechanismId,
+    ) -> Result<Option<WeightsOnChain>, StoreError> {
+        let row = self
+            .database
+            .first(
+                "SELECT at_ms, mechanism, block, weights, scoring FROM weights_set WHERE mechanism = $1
+                 ORDER BY id DESC LIMIT 1",
+                values![u32::from(mechanism.0)],
+            )
+            .await
+            .map_err(failed("read the last weights"))?;
+        Ok(row.and_then(|row| self.readable("weights_set", weights(&row))))
+    }
+}
+
+pub(super) async fn insert_weights(
+    transaction: &mut Transaction,
+    set: &WeightsOnChain,
+) -> Result<u64, sqlx::Error> {
+    transaction
+        .execute(
+            "INSERT INTO weights_set (at_ms, mechanism, block, weights, scoring)
+             VALUES ($1, $2, $3, $4, (SELECT id FROM scorings WHERE id = $5))",
+            values![
+                set.at_ms,
+                u32::from(set.mechanism.0),
+                i64::try_from(set.block.0).unwrap_or(i64::MAX),
+                serde_json::to_string(&set.weights).unwrap_or_default(),
+                set.scoring.map(|scoring| scoring.0),
+            ],
+        )
+        .await
 }
 
 fn scoring(row: &Record) -> Result<Scoring, sqlx::Error> {
@@ -170,6 +233,7 @@ fn scoring(row: &Record) -> Result<Scoring, sqlx::Error> {
         at_ms: fields.int()?,
         rules: fields.json()?,
         tasks: fields.json()?,
+        mechanisms: fields.json()?,
         scores: BTreeMap::new(),
     })
 }
@@ -178,6 +242,7 @@ fn weights(row: &Record) -> Result<WeightsOnChain, sqlx::Error> {
     let mut fields = row.fields();
     Ok(WeightsOnChain {
         at_ms: fields.int()?,
+        mechanism: MechanismId(fields.small()?),
         block: BlockNumber(fields.sum()?),
         weights: fields.json()?,
         scoring: fields.maybe_int()?.map(ScoringId),

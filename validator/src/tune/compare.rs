@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use common::{Hotkey, TaskId, Uid};
+use common::{Hotkey, MechanismId, TaskId, Uid};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -13,11 +13,14 @@ use crate::scoring::{Preset, Rules, Scores};
 /// The difference that changes make. Times are Unix milliseconds; weights are parts of 1.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Tuning {
+    /// The mechanism whose weights are compared, and all that have enabled tasks.
+    pub mechanism: MechanismId,
+    pub mechanisms: Vec<MechanismId>,
     /// The end of the newest period of the evidence.
     pub evidence_until_ms: i64,
     /// Where the weightings are written.
     pub catalogue: PathBuf,
-    /// What the new weights of the catalogue sum up to before they are normalised.
+    /// What the new weights of the mechanism's tasks sum up to before they are normalised.
     pub weights_sum: f64,
     pub tasks: Vec<TaskChange>,
     pub preset: (Preset, Preset),
@@ -29,13 +32,13 @@ pub struct Tuning {
     pub notes: Vec<String>,
 }
 
-/// One enabled task.
+/// One enabled task of the mechanism.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TaskChange {
     pub task: TaskId,
     /// As in the catalogue.
     pub weight: (f64, f64),
-    /// Normalised: over all tasks these sum to 1.
+    /// Normalised: over the mechanism's tasks these sum to 1.
     pub weighting: (f64, f64),
 }
 
@@ -77,6 +80,7 @@ pub struct Totals {
 #[derive(Debug)]
 pub(super) struct Proposal<'a> {
     pub config: &'a Config,
+    pub mechanism: MechanismId,
     pub rules: Rules,
     /// As the catalogue would have them.
     pub raw: BTreeMap<TaskId, f64>,
@@ -96,18 +100,27 @@ pub(super) fn compare(
     new: &Scores<Hotkey>,
     uids: &BTreeMap<Hotkey, Uid>,
 ) -> Tuning {
-    let Proposal { config, rules, raw, weightings, .. } = proposal;
+    let Proposal { config, mechanism, rules, raw, weightings, .. } = proposal;
     let miners = miners(old, new, uids);
-    let tasks = config.catalogue.enabled().map(|(task, weighting)| TaskChange {
+    let own = || config.catalogue.enabled().filter(|(task, _)| task.mechanism == *mechanism);
+    let new_weighting = |task: &TaskId| weightings.get(task).copied().unwrap_or(0.0);
+    let all: (f64, f64) = own().fold((0.0, 0.0), |(old, new), (task, weighting)| {
+        (old + weighting, new + new_weighting(&task.id))
+    });
+    let part = |of: f64, all: f64| if all > 0.0 { of / all } else { 0.0 };
+    let tasks = own().map(|(task, weighting)| TaskChange {
         task: task.id.clone(),
         weight: (task.weight, raw.get(&task.id).copied().unwrap_or(task.weight)),
-        weighting: (weighting, weightings.get(&task.id).copied().unwrap_or(0.0)),
+        weighting: (part(weighting, all.0), part(new_weighting(&task.id), all.1)),
     });
+    let tasks: Vec<_> = tasks.collect();
     Tuning {
+        mechanism: *mechanism,
+        mechanisms: config.catalogue.mechanisms().into_keys().collect(),
         evidence_until_ms,
         catalogue: config.weightings.catalogue.clone(),
-        weights_sum: raw.values().sum(),
-        tasks: tasks.collect(),
+        weights_sum: tasks.iter().map(|task| task.weight.1).sum(),
+        tasks,
         preset: (config.rules.preset(), rules.preset()),
         constants: constants(&config.rules, rules),
         totals: totals(&miners),

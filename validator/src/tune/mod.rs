@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use common::{Hotkey, TaskId, Uid};
+use common::{Hotkey, MechanismId, TaskId, Uid};
 use tasks::Catalogue;
 
 use crate::config::Config;
@@ -31,6 +31,8 @@ pub struct Changes {
     pub rules: Option<Rules>,
     /// Constants of the rules by name.
     pub constants: Vec<(String, f64)>,
+    /// The mechanism whose weights are compared; otherwise that of the first task whose weight changes, or the first one.
+    pub mechanism: Option<MechanismId>,
 }
 
 /// Why there is nothing to compare, or it cannot be stored.
@@ -50,6 +52,8 @@ pub enum TuneError {
     Disabled(TaskId),
     #[error("the weight of `{task}` must be between 0 and 10^9, is {weight}")]
     BadWeight { task: TaskId, weight: f64 },
+    #[error("no enabled task of the catalogue counts for mechanism {0}")]
+    UnknownMechanism(MechanismId),
     #[error("the weights of all enabled tasks would be 0: there would be nothing to score")]
     AllZero,
     #[error(transparent)]
@@ -73,6 +77,20 @@ impl Changes {
     fn rules(&self, config: &Config) -> Result<Rules, WrongSetting> {
         let rules = self.rules.unwrap_or(config.rules);
         self.constants.iter().try_fold(rules, |rules, (key, value)| rules.with(key, *value))
+    }
+
+    /// The mechanism whose weights are compared.
+    fn mechanism(&self, catalogue: &Catalogue) -> Result<MechanismId, TuneError> {
+        let known = catalogue.mechanisms();
+        let of_change = self.weights.iter().find_map(|(task, _)| catalogue.task(task));
+        let first = || known.keys().next().copied().unwrap_or_default();
+        let mechanism =
+            self.mechanism.or(of_change.map(|task| task.mechanism)).unwrap_or_else(first);
+        if known.contains_key(&mechanism) {
+            Ok(mechanism)
+        } else {
+            Err(TuneError::UnknownMechanism(mechanism))
+        }
     }
 
     /// The weights of all enabled tasks as a catalogue has them, with the changes.
@@ -104,8 +122,9 @@ impl Changes {
 pub async fn tune(config: &Config, changes: &Changes) -> Result<Tuning, TuneError> {
     let rules = changes.rules(config)?;
     let raw = changes.raw_weights(&config.catalogue)?;
+    let mechanism = changes.mechanism(&config.catalogue)?;
     let store = open(&config.store).await?;
-    let tuned = from_store(&store, config, rules, raw).await;
+    let tuned = from_store(&store, config, rules, raw, mechanism).await;
     store.close().await;
     tuned
 }
@@ -115,6 +134,7 @@ async fn from_store(
     config: &Config,
     rules: Rules,
     raw: BTreeMap<TaskId, f64>,
+    mechanism: MechanismId,
 ) -> Result<Tuning, TuneError> {
     // As if the newest period had just ended, so that evidence does not fade while the validator stands still.
     let newest = store.periods(0).await?.into_iter().max_by_key(|span| span.at_ms);
@@ -132,16 +152,20 @@ async fn from_store(
         raw.iter().map(|(task, weight)| (task.clone(), weight / sum)).collect();
     for (rules, tasks) in [(&config.rules, config.catalogue.weights()), (&rules, &proposed)] {
         let (scorer, summaries) = summaries(store, rules, &moment, &declared).await?;
-        scored.push(scorer.weights(tasks, &summaries));
+        let scores = scorer.weights(tasks, &summaries);
+        let counts = |task: &TaskId| {
+            config.catalogue.task(task).is_some_and(|task| task.mechanism == mechanism)
+        };
+        scored.push(scores.of_tasks(counts));
     }
     let in_force = store.last_scoring().await?.map(|scoring| scoring.tasks);
     let uids: BTreeMap<Hotkey, Uid> = store
-        .last_weights()
+        .last_weights_of(mechanism)
         .await?
         .map(|set| set.weights.into_iter().map(|(uid, hotkey, _)| (hotkey, uid)).collect())
         .unwrap_or_default();
     let [old, new] = scored.as_slice() else { return Err(TuneError::NoEvidence) };
-    let proposal = Proposal { config, rules, raw, weightings: proposed, in_force };
+    let proposal = Proposal { config, mechanism, rules, raw, weightings: proposed, in_force };
     Ok(compare(now_ms, &proposal, old, new, &uids))
 }
 

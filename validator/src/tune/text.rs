@@ -47,6 +47,15 @@ impl Tuning {
             utc(self.evidence_until_ms),
             self.miners.len()
         )?;
+        if self.mechanisms.iter().any(|mechanism| mechanism.0 > 0) {
+            let all: Vec<_> = self.mechanisms.iter().map(ToString::to_string).collect();
+            writeln!(
+                out,
+                "Mechanism {} of {}; each has weights of its own, see --mechanism.",
+                self.mechanism,
+                all.join(", ")
+            )?;
+        }
         self.write_tasks(out)?;
         self.write_constants(out)?;
         self.write_miners(out)?;
@@ -180,7 +189,7 @@ fn signed(value: f64, decimals: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use common::{Hotkey, Uid};
+    use common::{Hotkey, MechanismId, Uid};
 
     use super::*;
     use crate::scoring::Preset;
@@ -189,6 +198,8 @@ mod tests {
     fn tuning() -> Tuning {
         let hotkey = Hotkey::from_bytes([3; 32]);
         Tuning {
+            mechanism: MechanismId(0),
+            mechanisms: vec![MechanismId(0)],
             evidence_until_ms: 1_795_212_604_000,
             catalogue: "tasks.toml".into(),
             weights_sum: 1.3,

@@ -1,5 +1,7 @@
+use std::collections::BTreeSet;
+
 use chain::weights::encode_within;
-use common::{BlockNumber, TaskId};
+use common::{BlockNumber, MechanismId, TaskId};
 use proptest::num::f64::ANY;
 use proptest::prelude::*;
 
@@ -29,7 +31,8 @@ fn scoring(rules: Rules, evidence: &BTreeMap<(u8, TaskId), Evidence>) -> Scoring
         .collect();
     let tasks = BTreeMap::from([(task("chat"), 0.6), (task("completion"), 0.4)]);
     let Scores { miners } = scorer.weights(&tasks, &summaries);
-    Scoring { id: ScoringId(7), at_ms: NOW, rules, tasks, scores: miners }
+    let mechanisms = BTreeMap::new();
+    Scoring { id: ScoringId(7), at_ms: NOW, rules, tasks, mechanisms, scores: miners }
 }
 
 /// As the database gives it back.
@@ -53,6 +56,7 @@ fn set(scoring: &Scoring, limit: u16) -> Option<WeightsOnChain> {
     let weights = weights.into_iter().map(|(uid, weight)| (uid, key((uid.0 - 10) as u8), weight));
     Some(WeightsOnChain {
         at_ms: NOW,
+        mechanism: MechanismId(0),
         block: BlockNumber(5),
         weights: weights.collect(),
         scoring: Some(scoring.id),
@@ -63,6 +67,8 @@ fn explained(scoring: Scoring, set: Option<WeightsOnChain>, miner: u8) -> Explan
     let tasks = scoring.tasks.keys().map(|task| (task.clone(), (Vec::new(), Vec::new())));
     build(Found {
         hotkey: key(miner),
+        mechanism: MechanismId(0),
+        mechanisms: BTreeSet::from([MechanismId(0)]),
         tasks: tasks.collect(),
         behind: set.as_ref().map(|_| scoring.clone()),
         set,
@@ -150,6 +156,28 @@ fn a_changed_factor_is_named() {
 }
 
 #[test]
+fn each_mechanism_is_explained_by_its_tasks_alone() {
+    let mut scoring = small(Rules::default());
+    scoring.mechanisms = BTreeMap::from([(task("completion"), MechanismId(1))]);
+    assert_eq!(scoring.mechanisms(), BTreeSet::from([MechanismId(0), MechanismId(1)]));
+    let shown = |mechanism, miner| {
+        let part = scoring.clone().of_mechanism(mechanism);
+        let set = set(&part, u16::MAX).map(|set| WeightsOnChain { mechanism, ..set });
+        explained(part, set, miner)
+    };
+    let (chat, completion) = (shown(MechanismId(0), 1), shown(MechanismId(1), 1));
+    for part in [&chat, &completion] {
+        assert!(part.reproduced.yes && part.contributions.len() == 1, "{part:?}");
+    }
+    // Nobody else completes texts, and of chat it has the smaller part.
+    assert_eq!(completion.weight, 1.0);
+    assert_eq!(completion.on_chain.unwrap().share, 1.0);
+    assert!(chat.weight > 0.0 && chat.weight < 0.5, "{}", chat.weight);
+    let other = shown(MechanismId(1), 2);
+    assert_eq!((other.weight, other.on_chain.unwrap().weight), (0.0, 0));
+}
+
+#[test]
 fn who_came_after_the_weights_were_set_is_shown_the_newest_scoring() {
     let behind = small(Rules::default());
     let evidence = [((1, "chat"), 100.0), ((9, "chat"), 60.0)];
@@ -162,6 +190,8 @@ fn who_came_after_the_weights_were_set_is_shown_the_newest_scoring() {
     let of = |miner| {
         build(Found {
             hotkey: key(miner),
+            mechanism: MechanismId(0),
+            mechanisms: BTreeSet::from([MechanismId(0)]),
             set: set(&behind, u16::MAX),
             behind: Some(behind.clone()),
             newest: newest.clone(),

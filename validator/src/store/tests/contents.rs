@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::scoring::{MinerScore, Preset, Rules, Scores};
-use common::{BlockNumber, TaskId, Uid};
+use common::{BlockNumber, MechanismId, TaskId, Uid};
 
 on_both!(
     a_waiting_answer_survives_a_restart_whole,
@@ -220,6 +220,7 @@ fn scores(score: f64) -> Scores<Hotkey> {
 fn weights(block: u64, scoring: Option<ScoringId>) -> WeightsOnChain {
     WeightsOnChain {
         at_ms: 5,
+        mechanism: MechanismId(0),
         block: BlockNumber(block),
         weights: vec![(Uid(3), Hotkey::from_bytes([3; 32]), 65_535)],
         scoring,
@@ -230,7 +231,10 @@ async fn the_last_confirmed_weights_are_remembered_with_what_they_came_from(bed:
     let store = &bed.store;
     assert_eq!(store.last_weights().await.unwrap(), None);
     let rules = Rules::of(Preset::Touchstone);
-    let scoring = store.save_scoring(4, &rules, &BTreeMap::new(), &scores(0.5)).await.unwrap();
+    let scoring = store
+        .save_scoring(4, &rules, &BTreeMap::new(), &BTreeMap::new(), &scores(0.5))
+        .await
+        .unwrap();
     store.save_weights(&weights(8, None)).await.unwrap();
     store.save_weights(&weights(9, Some(scoring))).await.unwrap();
     assert_eq!(store.last_weights().await.unwrap(), Some(weights(9, Some(scoring))));
@@ -243,11 +247,14 @@ async fn a_scoring_is_kept_whole_as_long_as_weights_point_to_it(bed: Bed) {
     let store = &bed.store;
     assert_eq!(store.last_scoring().await.unwrap(), None);
     let tasks = BTreeMap::from([("chat-demo".parse::<TaskId>().unwrap(), 1.0 / 3.0)]);
+    let mechanisms = BTreeMap::from([("chat-demo".parse::<TaskId>().unwrap(), MechanismId(2))]);
     let rules = Rules::of(Preset::Subnet19);
     let mut ids = Vec::new();
     for score in 0..6 {
         let scores = scores(f64::from(score) / 7.0);
-        ids.push(store.save_scoring(score.into(), &rules, &tasks, &scores).await.unwrap());
+        ids.push(
+            store.save_scoring(score.into(), &rules, &tasks, &mechanisms, &scores).await.unwrap(),
+        );
     }
     store.save_weights(&weights(8, Some(ids[0]))).await.unwrap();
     let retain = Retain { periods_ms: 0, verdicts_ms: 0, waiting_ms: 0, stretches_ms: 0 };
@@ -255,6 +262,7 @@ async fn a_scoring_is_kept_whole_as_long_as_weights_point_to_it(bed: Bed) {
     let first = store.scoring(ids[0]).await.unwrap().unwrap();
     assert_eq!(first.scores, scores(0.0).miners);
     assert_eq!((first.at_ms, first.rules, first.tasks), (0, rules, tasks));
+    assert_eq!(first.mechanisms, mechanisms);
     for gone in &ids[1..3] {
         assert_eq!(store.scoring(*gone).await.unwrap(), None);
     }
@@ -278,7 +286,10 @@ async fn rows_that_cannot_be_read_are_left_out(bed: Bed) {
     store.save_verdict(&pending_in(period, "c", 1), &verdict(1.0)).await.unwrap();
     store.save_verdict(&pending_in(period, "d", 2), &verdict(1.0)).await.unwrap();
     let rules = Rules::of(Preset::Touchstone);
-    let scoring = store.save_scoring(4, &rules, &BTreeMap::new(), &scores(0.5)).await.unwrap();
+    let scoring = store
+        .save_scoring(4, &rules, &BTreeMap::new(), &BTreeMap::new(), &scores(0.5))
+        .await
+        .unwrap();
     store.save_weights(&weights(8, None)).await.unwrap();
     bed.tamper("INSERT INTO tallies (period, hotkey, task) VALUES (1, 'nobody', 'chat-demo')")
         .await;

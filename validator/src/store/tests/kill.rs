@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
 
-use common::BlockNumber;
+use common::{BlockNumber, MechanismId};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha12Rng;
 
@@ -27,6 +27,7 @@ struct Acknowledged {
     queued: BTreeSet<String>,
     judged: BTreeSet<String>,
     weights: BTreeSet<i64>,
+    submitted: BTreeSet<i64>,
 }
 
 impl Acknowledged {
@@ -42,6 +43,7 @@ impl Acknowledged {
             }
             ["ACK", "queued", id] => _ = self.queued.insert(id.to_owned()),
             ["ACK", "judged", id] => _ = self.judged.insert(id.to_owned()),
+            ["ACK", "submitted", at_ms] => _ = self.submitted.insert(number(at_ms)),
             ["ACK", "weights", block] => _ = self.weights.insert(number(block)),
             // The test harness's own words.
             _ => {}
@@ -129,6 +131,10 @@ async fn check(bed: &Bed, acknowledged: &Acknowledged) {
     let set: BTreeSet<_> = blocks.iter().copied().collect();
     assert_eq!(set.len(), blocks.len(), "weights are there once");
     assert!(set.is_superset(&acknowledged.weights));
+    // With all that a commit needs to be revealed.
+    let open = bed.store.open_submissions().await.unwrap();
+    let open: BTreeSet<_> = open.iter().map(|kept| kept.at_ms).collect();
+    assert!(open.is_superset(&acknowledged.submitted));
 }
 
 fn child(at: &Location, round: u32) -> Child {
@@ -191,11 +197,22 @@ async fn writes_until_killed() {
         let block = round * 1_000_000 + turn;
         let set = WeightsOnChain {
             at_ms: turn,
+            mechanism: MechanismId(0),
             block: BlockNumber(u64::try_from(block).unwrap()),
             weights: Vec::new(),
             scoring: None,
         };
         store.save_weights(&set).await.unwrap();
         said(format!("weights {block}"));
+        let stage = chain::Stage::Sent;
+        let kept = KeptSubmission::new(
+            block,
+            crate::weights::tests::hashed(950, stage),
+            Vec::new(),
+            None,
+            Duration::from_secs(12),
+        );
+        store.keep_submission(&kept).await.unwrap();
+        said(format!("submitted {block}"));
     }
 }

@@ -1,5 +1,6 @@
 //! Old files and new ones.
 
+use common::MechanismId;
 use sqlx::Row;
 use sqlx::sqlite::SqlitePool;
 
@@ -8,6 +9,9 @@ use crate::scoring::Stretch;
 
 /// The digest of the first version's tables, as it is in the files that were made with them.
 const FIRST: &str = "15da944c0430f24f1df3f6a726295b36208fd982bbe75579fa7196a6c492a24791c8aade9d321992b829b351b323af75";
+
+/// And that of the second one's.
+const SECOND: &str = "ada6f1f1bdee65fc69185efbc6bf1618f1949dc636c4b4d5f1359863caea2e4f7c76cc1131bdecc018be3f5723366882";
 
 /// A file of the first version with a row in each table.
 async fn old_file(folder: &Path, waiting: &PendingCheck) -> Location {
@@ -108,6 +112,38 @@ async fn a_file_of_the_first_version_is_taken_over_without_losing_a_row() {
 }
 
 #[tokio::test]
+async fn weights_and_scorings_of_the_second_version_are_of_the_first_mechanism() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = file(folder.path());
+    let Location::Sqlite(path) = &at else { unreachable!() };
+    let options = sqlite(path, BUSY).create_if_missing(true);
+    let pool = SqlitePool::connect_with(options).await.unwrap();
+    SQLITE.run_to(2, &pool).await.unwrap();
+    let digest: Vec<u8> = sqlx::query("SELECT checksum FROM _sqlx_migrations WHERE version = 2")
+        .fetch_one(&pool)
+        .await
+        .unwrap()
+        .get(0);
+    let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(digest, SECOND, "the second version's tables must never be edited");
+    let rules = serde_json::to_string(&crate::scoring::Rules::default()).unwrap();
+    for statement in [
+        "INSERT INTO scorings VALUES (4, 800, $1, '{\"chat-demo\":1.0}')",
+        "INSERT INTO weights_set VALUES (1, 900, 77, '[]', 4)",
+    ] {
+        sqlx::query(statement).bind(&rules).execute(&pool).await.unwrap();
+    }
+    pool.close().await;
+
+    let store = Store::open(&at).await.unwrap();
+    let set = store.last_weights_of(MechanismId(0)).await.unwrap().unwrap();
+    assert_eq!((set.block.0, set.scoring), (77, Some(ScoringId(4))));
+    let scoring = store.last_scoring().await.unwrap().unwrap();
+    assert_eq!(scoring.mechanisms(), BTreeSet::from([MechanismId(0)]));
+    assert_eq!(store.open_submissions().await.unwrap(), []);
+}
+
+#[tokio::test]
 async fn a_file_of_a_newer_version_is_refused() {
     let bed = Bed::sqlite().await;
     bed.tamper(
@@ -118,7 +154,7 @@ async fn a_file_of_a_newer_version_is_refused() {
     bed.store.close().await;
     for opened in [Store::open(&bed.at).await, Store::open_to_read(&bed.at).await] {
         let error = opened.unwrap_err();
-        assert!(matches!(error, StoreError::Newer { found: 99, known: 2, .. }), "{error}");
+        assert!(matches!(error, StoreError::Newer { found: 99, known: 3, .. }), "{error}");
     }
 }
 

@@ -8,6 +8,7 @@ mod kill;
 mod migration;
 pub(super) mod plans;
 mod server;
+mod submissions;
 
 use std::collections::BTreeMap;
 use std::path::Path;

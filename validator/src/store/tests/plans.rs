@@ -52,6 +52,9 @@ async fn no_statement_reads_a_whole_table_of_evidence() {
     store.last_scoring().await.unwrap();
     store.scoring(ScoringId(1)).await.unwrap();
     store.last_weights().await.unwrap();
+    store.last_weights_of(common::MechanismId(0)).await.unwrap();
+    store.open_submissions().await.unwrap();
+    store.newest_submissions(9).await.unwrap();
     store.newest_declared().await.unwrap();
     let retain = Retain { periods_ms: 1, verdicts_ms: 1, waiting_ms: 1, stretches_ms: 1 };
     store.prune(retain).await.unwrap();
