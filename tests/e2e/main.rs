@@ -23,3 +23,4 @@ mod outages;
 mod submit;
 mod support;
 mod weightings;
+mod weights;

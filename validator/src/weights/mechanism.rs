@@ -33,10 +33,12 @@ pub(super) struct Mechanism<'a> {
     open: Vec<KeptSubmission>,
     /// The scores for which there is nothing more to do.
     done: Option<ScoringId>,
-    /// Attempts in a row that came to nothing.
+    /// Attempts to send in a row that came to nothing, and attempts to read the chain.
     failures: u32,
+    unread: u32,
     said_of_sending: Said,
     said_of_open: Said,
+    said_of_reveals: Said,
 }
 
 impl<'a> Mechanism<'a> {
@@ -54,8 +56,10 @@ impl<'a> Mechanism<'a> {
             open,
             done: None,
             failures: 0,
+            unread: 0,
             said_of_sending: Said::default(),
             said_of_open: Said::default(),
+            said_of_reveals: Said::default(),
         }
     }
 
@@ -96,10 +100,11 @@ impl<'a> Mechanism<'a> {
                         self.id
                     );
                 }
-                return self.pause();
+                return pause(&mut self.unread);
             }
         };
         self.said_of_open.forget();
+        self.unread = 0;
         if kept.submission.stage == Stage::Sent && kept.submission.open_until.is_none() {
             // It was about to be sent when the last run ended. Whatever was signed then was signed for a block before this.
             let end = standing.facts.head.0.saturating_add(LIFETIME_BLOCKS);
@@ -127,7 +132,7 @@ impl<'a> Mechanism<'a> {
         let after = |blocks: u64| BlockNumber(head.0.saturating_add(blocks));
         if kept.submission.hotkey != self.setter.keypair.hotkey() {
             let why = format!("only the hotkey {} can reveal it", kept.submission.hotkey);
-            if self.said_of_open.once(&why) {
+            if self.said_of_reveals.once(&why) {
                 warn!("a commit of mechanism {} cannot be revealed: {why}", self.id);
             }
             return Wake::Block(after(BLOCKS_BETWEEN_REVEALS));
@@ -152,7 +157,7 @@ impl<'a> Mechanism<'a> {
                 };
                 let not_before = error.not_before();
                 let error = format!("{:#}", anyhow::Error::from(error));
-                if self.said_of_open.once(&error) {
+                if self.said_of_reveals.once(&error) {
                     warn!("the weights of mechanism {} are not revealed: {error}", self.id);
                 }
                 kept.error = Some(error);
@@ -201,6 +206,7 @@ impl<'a> Mechanism<'a> {
                 return self.cannot_send(error);
             }
         };
+        self.unread = 0;
         let open = self.open.iter().map(|kept| &kept.submission);
         let chosen = setter.config;
         match plan(&facts, open, &weights, chosen.version_key, chosen.commit_reveal) {
@@ -257,7 +263,7 @@ impl<'a> Mechanism<'a> {
                 if self.said_of_sending.once(&error) {
                     warn!("weights wait for the store, what is not kept is not sent: {error}");
                 }
-                return self.pause();
+                return pause(&mut self.failures);
             }
         }
         self.done = Some(scoring);
@@ -293,7 +299,7 @@ impl<'a> Mechanism<'a> {
                     self.done = scoring;
                     return Wake::Never;
                 }
-                not_before.map_or_else(|| self.pause(), Wake::Block)
+                not_before.map_or_else(|| pause(&mut self.failures), Wake::Block)
             }
             None => {
                 kept.submission.open_until = not_before;
@@ -303,7 +309,7 @@ impl<'a> Mechanism<'a> {
                 warn!("the weights of mechanism {} were sent: {error:#}", self.id);
                 self.keep(&kept).await;
                 self.open.push(kept);
-                self.pause()
+                pause(&mut self.failures)
             }
         }
     }
@@ -381,14 +387,7 @@ impl<'a> Mechanism<'a> {
             self.setter.metrics.weights("failed");
             warn!("the weights of mechanism {} are not set: {error}", self.id);
         }
-        not_before.map_or_else(|| self.pause(), Wake::Block)
-    }
-
-    /// Twice as long each time in a row.
-    fn pause(&mut self) -> Wake {
-        let pause = TRY_AGAIN.saturating_mul(1 << self.failures.min(16)).min(LONGEST_PAUSE);
-        self.failures = self.failures.saturating_add(1);
-        Wake::After(pause)
+        not_before.map_or_else(|| pause(&mut self.unread), Wake::Block)
     }
 
     fn publish(&self) {
@@ -400,6 +399,13 @@ impl<'a> Mechanism<'a> {
             changed
         });
     }
+}
+
+/// Twice as long each time in a row.
+fn pause(in_a_row: &mut u32) -> Wake {
+    let pause = TRY_AGAIN.saturating_mul(1 << (*in_a_row).min(16)).min(LONGEST_PAUSE);
+    *in_a_row = in_a_row.saturating_add(1);
+    Wake::After(pause)
 }
 
 /// A failure in one word, for metrics.

@@ -144,6 +144,30 @@ async fn weights_and_scorings_of_the_second_version_are_of_the_first_mechanism()
 }
 
 #[tokio::test]
+async fn a_server_with_the_first_version_is_taken_over() {
+    let Some(at) = server::fresh().await else { return };
+    let Location::Postgres(url) = &at else { unreachable!() };
+    let pool = sqlx::PgPool::connect(url).await.unwrap();
+    POSTGRES.run_to(1, &pool).await.unwrap();
+    let rules = serde_json::to_string(&crate::scoring::Rules::default()).unwrap();
+    for statement in [
+        "INSERT INTO scorings VALUES (4, 800, $1, '{\"chat-demo\":1.0}')",
+        "INSERT INTO weights_set VALUES (1, 900, 77, $1, 4)",
+        "UPDATE weights_set SET weights = '[]' WHERE $1 <> ''",
+    ] {
+        sqlx::query(statement).bind(&rules).execute(&pool).await.unwrap();
+    }
+    pool.close().await;
+    let error = Store::open_to_read(&at).await.unwrap_err();
+    assert!(matches!(error, StoreError::Older { .. }), "{error}");
+    let store = Store::open(&at).await.unwrap();
+    let set = store.last_weights_of(MechanismId(0)).await.unwrap().unwrap();
+    assert_eq!((set.block.0, set.scoring), (77, Some(ScoringId(4))));
+    assert_eq!(store.last_scoring().await.unwrap().unwrap().mechanisms.len(), 0);
+    assert_eq!(store.open_submissions().await.unwrap(), []);
+}
+
+#[tokio::test]
 async fn a_file_of_a_newer_version_is_refused() {
     let bed = Bed::sqlite().await;
     bed.tamper(
