@@ -58,8 +58,8 @@ impl<T: Config> Pallet<T> {
     pub(in super::super) fn begin_schedule(_netuid: u16, _now: u64) {}
 
     /// Blocks without weights after which a validator is not counted.
-    pub fn activity_cutoff(netuid: u16) -> super::CutoffBlocks {
-        ActivityCutoff::<T>::get(netuid)
+    pub fn activity_cutoff(netuid: u16) -> u64 {
+        ActivityCutoff::<T>::get(netuid).into()
     }
 
     /// Sets the activity cutoff.
