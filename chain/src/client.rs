@@ -1,7 +1,9 @@
-//! The handle to a chain that a service holds: connects when asked, connects again when the connection is lost.
+//! The handle to a chain that a service holds: connects when asked, connects again, or to another node, when the connection
+//! is lost.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex as Lock, PoisonError};
 use std::time::Duration;
 
 use common::{BlockNumber, MechanismId, Netuid, Uid};
@@ -14,20 +16,22 @@ use url::Url;
 use crate::error::{BlockHash, ChainError};
 use crate::metagraph::{self, Metagraph};
 use crate::network::{ChainConfig, shown};
-use crate::rpc::{BlockClient, Connection, turned_away};
+use crate::nodes::{NodeHealth, NodeState};
+use crate::rpc::{BlockClient, Connection, Loss, turned_away};
 use crate::storage::At;
 
 /// Block time where the runtime does not state one: that of the main network.
 const DEFAULT_BLOCK_TIME: Duration = Duration::from_secs(12);
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
-/// Public nodes turn callers away who ask too often; asking on prolongs it.
-const TURNED_AWAY_PAUSE: Duration = Duration::from_secs(60);
+/// Public nodes turn callers away who ask too often, and asking on prolongs it: they are left alone for so many times
+/// the longest pause.
+const TURNED_AWAY_PAUSES: u32 = 4;
 
-/// A chain. Clones share one connection.
+/// A chain. Clones share one connection, to one of the configured nodes.
 ///
-/// Every request has a deadline. A lost connection is opened again by the next request, with growing, randomly shortened
-/// pauses in between, during which requests fail at once with [`ChainError::Waiting`]: a service keeps what it knows
-/// and asks again later.
+/// Every request has a deadline. A lost connection is opened again by the next request, to the next node where there are
+/// several, with growing, randomly shortened pauses in between for each node, during which requests fail at once with
+/// [`ChainError::Waiting`]: a service keeps what it knows and asks again later.
 #[derive(Clone)]
 pub struct Chain {
     inner: Arc<Inner>,
@@ -35,19 +39,32 @@ pub struct Chain {
 
 struct Inner {
     config: ChainConfig,
-    url: Url,
+    /// Never empty.
+    urls: Vec<Url>,
+    /// Which of them the connection belongs to, or the last one did.
+    current: AtomicUsize,
     connection: watch::Sender<Option<Arc<Connection>>>,
     attempts: Mutex<Attempts>,
     heads: watch::Sender<Option<Head>>,
+    /// The node whose head was published last.
+    told_by: AtomicUsize,
+    health: Lock<Vec<NodeState>>,
     /// One transaction at a time: the next nonce is known only when the last transaction is in the pool.
     signing: Mutex<()>,
 }
 
 /// What the next attempt to connect depends on; locked during an attempt.
-#[derive(Default)]
 struct Attempts {
     /// The first chain that was met; no other is accepted later.
     genesis: Option<BlockHash>,
+    /// The node to try first.
+    first: usize,
+    nodes: Vec<Pause>,
+}
+
+/// How long a node is left alone.
+#[derive(Default, Clone, Copy)]
+struct Pause {
     failures: u32,
     not_before: Option<Instant>,
 }
@@ -62,14 +79,22 @@ pub struct Head {
 impl Chain {
     /// A handle that connects at its first request. Fails only when the configuration is wrong.
     pub fn new(config: ChainConfig) -> Result<Self, ChainError> {
-        let url = config.url()?;
-        let attempts = Attempts { genesis: config.network.genesis(), ..Attempts::default() };
+        let urls = config.urls()?;
+        let nodes = urls.len();
+        let attempts = Attempts {
+            genesis: config.network.genesis(),
+            first: 0,
+            nodes: vec![Pause::default(); nodes],
+        };
         let inner = Inner {
             config,
-            url,
+            urls,
+            current: AtomicUsize::new(0),
             connection: watch::Sender::new(None),
             attempts: Mutex::new(attempts),
             heads: watch::Sender::new(None),
+            told_by: AtomicUsize::new(0),
+            health: Lock::new(vec![NodeState::Unknown; nodes]),
             signing: Mutex::new(()),
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -83,9 +108,20 @@ impl Chain {
         Ok(chain)
     }
 
-    /// The endpoint, without what may be secret in its address.
+    /// The node that is asked, without what may be secret in its address.
     pub fn endpoint(&self) -> String {
-        shown(&self.inner.url)
+        self.endpoint_of(self.current())
+    }
+
+    /// The health of all configured nodes. They are looked at by [`Chain::follow`] when there are several.
+    pub fn nodes(&self) -> Vec<NodeHealth> {
+        let states = self.inner.health.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let health = |(index, state)| NodeHealth {
+            endpoint: self.endpoint_of(index),
+            in_use: index == self.current(),
+            state,
+        };
+        states.into_iter().enumerate().map(health).collect()
     }
 
     /// Whether there is a working connection, as far as is known. Asks nobody.
@@ -138,16 +174,66 @@ impl Chain {
         &self.inner.signing
     }
 
+    /// How often nodes are looked at when there are several.
+    pub(crate) fn look_every(&self) -> Duration {
+        self.inner.config.look_every
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.inner.urls.len()
+    }
+
+    /// The node that is asked.
+    pub(crate) fn current(&self) -> usize {
+        self.inner.current.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn endpoint_of(&self, node: usize) -> String {
+        self.inner.urls.get(node).map(shown).unwrap_or_default()
+    }
+
+    pub(crate) fn set_health(&self, states: Vec<NodeState>) {
+        *self.inner.health.lock().unwrap_or_else(PoisonError::into_inner) = states;
+    }
+
     /// Tells the users of [`Chain::blocks`] about a finalized block.
+    ///
+    /// Final blocks are not taken back. So what another node than before tells counts only from the known height on: it may
+    /// be behind. A node that contradicts itself was reset, and there is no other way than to follow it.
     pub(crate) fn publish(&self, head: Head) {
-        self.inner.heads.send_if_modified(|last| {
+        let node = self.current();
+        let is_new = self.inner.heads.send_if_modified(|last| {
+            if let Some(known) = *last
+                && (head.number < known.number || (head.number == known.number && head != known))
+            {
+                if self.inner.told_by.load(Ordering::Relaxed) != node {
+                    return false;
+                }
+                warn!(
+                    endpoint = self.endpoint_of(node),
+                    "a final block was taken back: block {} was {}, now the newest is {} with hash {}",
+                    known.number, known.hash, head.number, head.hash,
+                );
+            }
             let is_new = *last != Some(head);
             *last = Some(head);
             is_new
         });
+        if is_new {
+            self.inner.told_by.store(node, Ordering::Relaxed);
+        }
     }
 
-    fn living_connection(&self) -> Option<Arc<Connection>> {
+    /// Uses another node from the next request on.
+    pub(crate) async fn change_to(&self, node: usize) {
+        self.inner.attempts.lock().await.first = node;
+        if let Some(connection) = self.living_connection() {
+            connection.leave();
+        }
+    }
+
+    /// The connection, if there is one that works as far as is known.
+    pub(crate) fn living_connection(&self) -> Option<Arc<Connection>> {
         self.inner.connection.borrow().clone().filter(|connection| connection.is_alive())
     }
 
@@ -161,42 +247,85 @@ impl Chain {
         if let Some(connection) = self.living_connection() {
             return Ok(connection);
         }
-        if self.inner.connection.send_replace(None).is_some() {
-            warn!(endpoint = self.endpoint(), "lost the connection to the chain");
+        if let Some(lost) = self.inner.connection.send_replace(None) {
+            self.note_loss(&mut attempts, lost.loss());
         }
-        let pause = attempts.not_before.map(|then| then.saturating_duration_since(Instant::now()));
-        if let Some(retry_in) = pause.filter(|pause| !pause.is_zero()) {
-            return Err(ChainError::Waiting { endpoint: self.endpoint(), retry_in });
-        }
-        match self.open(attempts.genesis).await {
-            Ok(connection) => {
-                let genesis = connection.genesis();
-                info!(endpoint = self.endpoint(), %genesis, "connected to the chain");
-                let connection = Arc::new(connection);
-                self.inner.connection.send_replace(Some(connection.clone()));
-                *attempts = Attempts { genesis: Some(genesis), ..Attempts::default() };
-                Ok(connection)
+        let (mut error, mut retry_in) = (None, self.inner.config.longest_pause);
+        let (first, count) = (attempts.first, self.count());
+        for node in (0..count).map(|offset| (first + offset) % count) {
+            let not_before = attempts.nodes[node].not_before;
+            let pause = not_before.map(|then| then.saturating_duration_since(Instant::now()));
+            if let Some(pause) = pause.filter(|pause| !pause.is_zero()) {
+                retry_in = retry_in.min(pause);
+                continue;
             }
-            Err(error) => {
-                let longest = self.inner.config.longest_pause;
-                let mut pause = backoff(attempts.failures, longest, rand::random());
-                if let ChainError::Unreachable { source, .. } = &error
-                    && turned_away(source)
-                {
-                    pause = pause.max(TURNED_AWAY_PAUSE);
+            match self.open(node, attempts.genesis).await {
+                Ok(connection) => {
+                    let genesis = connection.genesis();
+                    info!(endpoint = self.endpoint_of(node), %genesis, "connected to the chain");
+                    let connection = Arc::new(connection);
+                    self.inner.current.store(node, Ordering::Relaxed);
+                    self.inner.connection.send_replace(Some(connection.clone()));
+                    attempts.nodes[node] = Pause::default();
+                    (attempts.genesis, attempts.first) = (Some(genesis), node);
+                    return Ok(connection);
                 }
-                attempts.failures = attempts.failures.saturating_add(1);
-                attempts.not_before = Some(Instant::now() + pause);
-                Err(error)
+                Err(reason) => {
+                    attempts.nodes[node] = self.pause_after(attempts.nodes[node], &reason);
+                    if count > 1 {
+                        let cause = std::error::Error::source(&reason).map(ToString::to_string);
+                        warn!(cause, "trying the next node: {reason}");
+                    }
+                    error.get_or_insert(reason);
+                }
             }
+        }
+        Err(error.unwrap_or(ChainError::Waiting { endpoint: self.endpoint(), retry_in }))
+    }
+
+    fn note_loss(&self, attempts: &mut Attempts, loss: Option<Loss>) {
+        let node = self.current();
+        match loss {
+            Some(Loss::Left) => return,
+            Some(Loss::TurnedAway) => {
+                attempts.nodes[node].not_before =
+                    Some(Instant::now() + self.inner.config.longest_pause * TURNED_AWAY_PAUSES);
+            }
+            Some(Loss::Broken | Loss::Silent) | None => {}
+        }
+        warn!(endpoint = self.endpoint_of(node), "lost the connection to the chain");
+        attempts.first = (node + 1) % self.count();
+    }
+
+    fn pause_after(&self, before: Pause, reason: &ChainError) -> Pause {
+        let longest = self.inner.config.longest_pause;
+        let mut pause = backoff(before.failures, longest, rand::random());
+        if let ChainError::Unreachable { source, .. } = reason
+            && turned_away(source)
+        {
+            pause = pause.max(longest * TURNED_AWAY_PAUSES);
+        }
+        Pause {
+            failures: before.failures.saturating_add(1),
+            not_before: Some(Instant::now() + pause),
         }
     }
 
-    async fn open(&self, expected: Option<BlockHash>) -> Result<Connection, ChainError> {
-        let endpoint = self.endpoint();
-        let connection = Connection::open(&self.inner.url, self.deadline())
-            .await
-            .map_err(|source| ChainError::Unreachable { endpoint: endpoint.clone(), source })?;
+    /// The chain that all nodes must serve, once it is known.
+    pub(crate) async fn expected_genesis(&self) -> Option<BlockHash> {
+        self.inner.attempts.lock().await.genesis
+    }
+
+    pub(crate) async fn open(
+        &self,
+        node: usize,
+        expected: Option<BlockHash>,
+    ) -> Result<Connection, ChainError> {
+        let endpoint = self.endpoint_of(node);
+        let connection =
+            Connection::open(&self.inner.urls[node], self.deadline(), self.count() > 1)
+                .await
+                .map_err(|source| ChainError::Unreachable { endpoint: endpoint.clone(), source })?;
         let found = connection.genesis();
         match expected {
             Some(expected) if expected != found => {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use common::Netuid;
 
 use crate::network::BadNetwork;
+use crate::rpc::is_too_much;
 
 /// Any error, when only its text matters.
 pub(crate) type Cause = Box<dyn std::error::Error + Send + Sync + 'static>;
@@ -104,7 +105,7 @@ impl ChainError {
         match self {
             Self::Waiting { retry_in, .. } => Some(*retry_in),
             // Public endpoints refuse callers that ask too much; asking on makes it worse.
-            Self::Refused { code: -32005 | -32004 | 429, .. } => Some(Duration::from_secs(60)),
+            Self::Refused { code, .. } if is_too_much(*code) => Some(Duration::from_secs(60)),
             _ => None,
         }
     }

@@ -1,23 +1,35 @@
-//! The feed of finalized blocks.
+//! The feed of finalized blocks, and the watch over the nodes it may come from.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use common::BlockNumber;
 use subxt::config::Header as _;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{debug, info};
 
 use crate::client::{Chain, Head, block_time, head};
-use crate::error::ChainError;
-use crate::rpc::header_hash;
+use crate::error::{BlockHash, ChainError};
+use crate::nodes::{Look, NodeState, believed_height, better};
+use crate::rpc::{Connection, header_hash};
 
 /// A chain that is silent for this many block times is asked whether it still lives.
 const PATIENCE_BLOCKS: u32 = 10;
 /// Between two attempts after an error that names no pause of its own.
 const SHORT_PAUSE: Duration = Duration::from_millis(200);
 
+/// A node that is looked at.
+#[derive(Default)]
+struct Watched {
+    /// Kept from look to look, for a node that is not in use.
+    connection: Option<Arc<Connection>>,
+    steady: u32,
+}
+
 impl Chain {
-    /// Keeps [`Chain::blocks`] up to date until cancelled, through any loss of the connection. Run it once, as a task.
+    /// Keeps [`Chain::blocks`] up to date until cancelled, through any loss of the connection, and sees to it that the
+    /// best of the configured nodes is used. Run it once, as a task.
     pub async fn follow(&self, cancel: CancellationToken) {
         let feed = async {
             loop {
@@ -29,7 +41,81 @@ impl Chain {
                 tokio::time::sleep(error.retry_in().unwrap_or(SHORT_PAUSE)).await;
             }
         };
-        let _ = cancel.run_until_cancelled(feed).await;
+        let both = async { tokio::join!(feed, self.watch_nodes()) };
+        let _: Option<((), ())> = cancel.run_until_cancelled(both).await;
+    }
+
+    /// Looks at all nodes again and again, and leaves the one in use for a better one.
+    async fn watch_nodes(&self) {
+        if self.count() < 2 {
+            return;
+        }
+        let mut watched: Vec<Watched> = (0..self.count()).map(|_| Watched::default()).collect();
+        loop {
+            tokio::time::sleep(self.look_every()).await;
+            let current = self.current();
+            let genesis = self.expected_genesis().await;
+            let looks = watched
+                .iter_mut()
+                .enumerate()
+                .map(|(node, watched)| self.look_at(node, current, watched, genesis));
+            let looks = futures::future::join_all(looks).await;
+            let seen: Vec<Option<Look>> =
+                looks.iter().map(|look| look.as_ref().ok().copied()).collect();
+            let height = believed_height(&seen).unwrap_or(0);
+            let states = looks.into_iter().map(|look| match look {
+                Ok(look) => NodeState::Well { look, lag: height.saturating_sub(look.finalized) },
+                Err(why) => NodeState::Unusable(why),
+            });
+            self.set_health(states.collect());
+            // Meanwhile the connection may have been lost and opened elsewhere.
+            if current == self.current()
+                && let Some(node) = better(current, &seen)
+            {
+                let (from, to) = (self.endpoint_of(current), self.endpoint_of(node));
+                info!(
+                    "the node {from} is behind, unusable, or not the preferred one; changing to {to}"
+                );
+                self.change_to(node).await;
+            }
+        }
+    }
+
+    async fn look_at(
+        &self,
+        node: usize,
+        current: usize,
+        watched: &mut Watched,
+        genesis: Option<BlockHash>,
+    ) -> Result<Look, String> {
+        let began = Instant::now();
+        let in_use = (node == current).then(|| self.living_connection()).flatten();
+        let own = watched.connection.take().filter(|connection| connection.is_alive());
+        let connection = match in_use.or(own) {
+            Some(connection) => Ok(connection),
+            None => self.open(node, genesis).await.map(Arc::new),
+        };
+        let height = match connection {
+            Ok(connection) => {
+                let height = connection.served_height().await;
+                if node != current {
+                    watched.connection = Some(connection);
+                }
+                height
+            }
+            Err(error) => Err(error),
+        };
+        match height {
+            Ok(finalized) => {
+                watched.steady = watched.steady.saturating_add(1);
+                Ok(Look { finalized, took: began.elapsed(), steady: watched.steady })
+            }
+            Err(error) => {
+                *watched = Watched::default();
+                let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
+                Err(format!("{error}{}", cause.unwrap_or_default()))
+            }
+        }
     }
 
     /// Follows one subscription until it ends; `Ok` when another should take its place at once.

@@ -13,6 +13,7 @@ mod feed;
 mod main_network;
 pub mod metagraph;
 mod network;
+mod nodes;
 mod preflight;
 mod rpc;
 mod serving;
@@ -29,6 +30,7 @@ pub use commitments::{Committed, MAX_COMMITMENT_BYTES};
 pub use error::{BlockHash, ChainError};
 pub use metagraph::{Hyperparameters, Metagraph, Neuron};
 pub use network::{BadNetwork, ChainConfig, Network};
+pub use nodes::{Look, NodeHealth, NodeState};
 pub use preflight::{
     CommitFacts, CommitReveal, MAX_UNREVEALED, Preflight, ServeFacts, Way, WeightFacts,
     check_commit, check_serve, check_weights, choose_way, why_dropped,

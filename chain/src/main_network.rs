@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::commitments::commit_call;
 use crate::network::{ChainConfig, Network};
-use crate::preflight::tests::facts;
+use crate::preflight::examples::facts;
 use crate::serving::serve_axon_call;
 use crate::signed::Call;
 use crate::storage::PALLET;

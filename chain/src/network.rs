@@ -51,10 +51,15 @@ pub struct ChainConfig {
     pub network: Network,
     /// The node to ask instead of the network's public one. The network's genesis block is still expected.
     pub endpoint: Option<Url>,
+    /// Further nodes of the same network, in the order of preference: for when the first is away or behind.
+    pub fallbacks: Vec<Url>,
     /// How long one request may take.
     pub deadline: Duration,
-    /// The longest pause between two attempts to connect again.
+    /// The longest pause between two attempts to connect again; four times as long after a node has said that it is asked
+    /// too much.
     pub longest_pause: Duration,
+    /// How often the nodes are looked at when there are several.
+    pub look_every: Duration,
 }
 
 impl Network {
@@ -123,17 +128,30 @@ impl fmt::Display for Network {
 }
 
 impl ChainConfig {
-    /// The network's public node, 15 s for each request, pauses of at most 15 s.
+    /// The network's public node, 15 s for each request, pauses of at most 15 s, a look every 15 s.
     pub fn new(network: Network) -> Self {
-        let (deadline, longest_pause) = (Duration::from_secs(15), Duration::from_secs(15));
-        Self { network, endpoint: None, deadline, longest_pause }
+        let span = Duration::from_secs(15);
+        Self {
+            network,
+            endpoint: None,
+            fallbacks: Vec::new(),
+            deadline: span,
+            longest_pause: span,
+            look_every: span,
+        }
     }
 
-    /// The node to connect to, checked.
-    pub fn url(&self) -> Result<Url, BadNetwork> {
-        let url = self.endpoint.clone().map_or_else(|| self.network.url(), Ok)?;
-        check_url(&url)?;
-        Ok(url)
+    /// The nodes to connect to, the first one preferred, checked; none twice.
+    pub fn urls(&self) -> Result<Vec<Url>, BadNetwork> {
+        let first = self.endpoint.clone().map_or_else(|| self.network.url(), Ok)?;
+        let mut urls = Vec::with_capacity(1 + self.fallbacks.len());
+        for url in std::iter::once(first).chain(self.fallbacks.iter().cloned()) {
+            check_url(&url)?;
+            if !urls.contains(&url) {
+                urls.push(url);
+            }
+        }
+        Ok(urls)
     }
 }
 
@@ -201,8 +219,22 @@ mod tests {
             );
             let config =
                 ChainConfig { endpoint: address.parse().ok(), ..ChainConfig::new(Network::Finney) };
-            assert!(matches!(config.url(), Err(BadNetwork::Insecure(_))), "{address}");
+            assert!(matches!(config.urls(), Err(BadNetwork::Insecure(_))), "{address}");
+            let config = ChainConfig {
+                fallbacks: address.parse().into_iter().collect(),
+                ..ChainConfig::new(Network::Finney)
+            };
+            assert!(matches!(config.urls(), Err(BadNetwork::Insecure(_))), "{address}");
         }
+    }
+
+    #[test]
+    fn a_node_that_is_named_twice_is_one() {
+        let fallbacks = ["wss://a.example", "wss://b.example", "wss://a.example"];
+        let fallbacks = fallbacks.map(|url| url.parse().unwrap()).to_vec();
+        let config = ChainConfig { fallbacks, ..ChainConfig::new(Network::Finney) };
+        let urls: Vec<_> = config.urls().unwrap().iter().map(shown).collect();
+        assert_eq!(urls[1..], ["wss://a.example", "wss://b.example"]);
     }
 
     #[test]

@@ -22,6 +22,12 @@ use crate::error::{BlockHash, Cause, ChainError};
 /// A block with 5 MB of extrinsics is twice that in hexadecimal digits.
 const MAX_ANSWER_BYTES: u32 = 32 * 1024 * 1024;
 
+/// The storage key of `Timestamp.Now`: the Twox-128 hashes of both names. Every Substrate chain has it in every block.
+const TIMESTAMP_NOW: [u8; 32] = [
+    0xf0, 0xc3, 0x65, 0xc3, 0xcf, 0x59, 0xd6, 0x71, 0xeb, 0x72, 0xda, 0x0e, 0x7a, 0x41, 0x13, 0xc4,
+    0x9f, 0x1f, 0x05, 0x15, 0xf4, 0x62, 0xcd, 0xcf, 0x84, 0xe0, 0xf1, 0xd6, 0x04, 0x5d, 0xfc, 0xbb,
+];
+
 /// What subxt reads and signs at one block.
 pub(crate) type BlockClient = OnlineClientAtBlock<SubstrateConfig>;
 pub(crate) type Header = <SubstrateConfig as subxt::Config>::Header;
@@ -38,21 +44,36 @@ pub(crate) struct Connection {
 struct Wire {
     client: WsClient,
     lost: OnceLock<Loss>,
+    /// Whether a refusal for asking too much is a reason to go elsewhere.
+    has_alternatives: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Loss {
+pub(crate) enum Loss {
     Broken,
     Silent,
+    /// The node refuses because it is asked too much.
+    TurnedAway,
+    /// Given up for another node that is better.
+    Left,
 }
 
 impl Wire {
     /// After an error of the transport nothing on this connection can be relied on, so it is given up. An answer that
     /// says no is no such error.
     fn note<T>(&self, outcome: Result<T, subxt::rpcs::Error>) -> Result<T, subxt::rpcs::Error> {
-        if let Err(subxt::rpcs::Error::Client(error)) = &outcome {
-            let silent = matches!(error.downcast_ref(), Some(WsError::RequestTimeout));
-            let _ = self.lost.set(if silent { Loss::Silent } else { Loss::Broken });
+        let loss = match &outcome {
+            Err(subxt::rpcs::Error::Client(error)) => {
+                let silent = matches!(error.downcast_ref(), Some(WsError::RequestTimeout));
+                Some(if silent { Loss::Silent } else { Loss::Broken })
+            }
+            Err(subxt::rpcs::Error::User(answer)) if is_too_much(answer.code) => {
+                self.has_alternatives.then_some(Loss::TurnedAway)
+            }
+            Ok(_) | Err(_) => None,
+        };
+        if let Some(loss) = loss {
+            let _ = self.lost.set(loss);
         }
         outcome
     }
@@ -79,7 +100,13 @@ impl RpcClientT for Wire {
 
 impl Connection {
     /// Connects; every later request has the same `deadline`.
-    pub(crate) async fn open(url: &Url, deadline: Duration) -> Result<Self, Cause> {
+    ///
+    /// With `has_alternatives` it is given up when the node says that it is asked too much.
+    pub(crate) async fn open(
+        url: &Url,
+        deadline: Duration,
+        has_alternatives: bool,
+    ) -> Result<Self, Cause> {
         let transport = WsTransportClientBuilder::default()
             .connection_timeout(deadline)
             .max_response_size(MAX_ANSWER_BYTES)
@@ -94,7 +121,7 @@ impl Connection {
             .max_buffer_capacity_per_subscription(1024)
             .enable_ws_ping(ping)
             .build_with_tokio(sender, receiver);
-        let wire = Arc::new(Wire { client, lost: OnceLock::new() });
+        let wire = Arc::new(Wire { client, lost: OnceLock::new(), has_alternatives });
         let rpc_client = RpcClient::new(wire.clone());
         let rpc = Rpc::new(rpc_client.clone());
         // Chosen explicitly: subxt's default may send a transaction again through another back end.
@@ -105,6 +132,11 @@ impl Connection {
 
     pub(crate) fn is_alive(&self) -> bool {
         self.wire.lost.get().is_none() && self.wire.client.is_connected()
+    }
+
+    /// How the connection ended, if it did by what was seen of it.
+    pub(crate) fn loss(&self) -> Option<Loss> {
+        self.wire.lost.get().copied()
     }
 
     /// Gives the connection up, after a sign that only its user can see.
@@ -140,7 +172,9 @@ impl Connection {
     pub(crate) fn error(&self, doing: &'static str, error: impl Into<Cause>) -> ChainError {
         match self.wire.lost.get() {
             Some(Loss::Silent) => ChainError::TimedOut { doing },
-            Some(Loss::Broken) => ChainError::Lost { doing, source: error.into() },
+            Some(Loss::Broken | Loss::TurnedAway | Loss::Left) => {
+                ChainError::Lost { doing, source: error.into() }
+            }
             None => ChainError::Unexpected { doing, source: error.into() },
         }
     }
@@ -169,6 +203,31 @@ impl Connection {
         at.map_err(|error| self.error(DOING, error))
     }
 
+    /// Gives the connection up for another node.
+    pub(crate) fn leave(&self) {
+        let _ = self.wire.lost.set(Loss::Left);
+    }
+
+    /// The height of the newest finalized block, if the node can really serve it: header, and state.
+    ///
+    /// Asks for little, whatever the runtime: no metadata is needed.
+    pub(crate) async fn served_height(&self) -> Result<u64, ChainError> {
+        const DOING: &str = "looking at a node";
+        let hash = self.rpc.chain_get_finalized_head().await;
+        let hash = hash.map_err(|error| self.rpc_error(DOING, error))?;
+        let header = self.header(Some(hash)).await?;
+        let clock = self.rpc.state_get_storage(&TIMESTAMP_NOW, Some(hash)).await;
+        let clock = clock.map_err(|error| self.rpc_error(DOING, error))?;
+        // The first block has no time yet.
+        if clock.is_none() && header.number() > 0 {
+            return Err(ChainError::unexpected(
+                DOING,
+                "the node does not serve the state of the block it names",
+            ));
+        }
+        Ok(header.number())
+    }
+
     /// The header of a block, or of the newest one.
     pub(crate) async fn header(&self, hash: Option<H256>) -> Result<Header, ChainError> {
         const DOING: &str = "reading a block's header";
@@ -176,6 +235,11 @@ impl Connection {
             self.rpc.chain_get_header(hash).await.map_err(|error| self.rpc_error(DOING, error))?;
         header.ok_or_else(|| ChainError::unexpected(DOING, "the node does not know the block"))
     }
+}
+
+/// Whether a node's error says that it is asked too much: the codes that public nodes use.
+pub(crate) fn is_too_much(code: i32) -> bool {
+    matches!(code, -32005 | -32004 | 429)
 }
 
 /// Whether a node refused the connection on purpose.

@@ -17,7 +17,7 @@ use subxt::rpcs::methods::legacy::TransactionStatus;
 use subxt::tx::{DynamicPayload, Signer};
 use subxt::utils::H256;
 use tokio::time::{Instant, timeout_at};
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use crate::client::{Chain, block_time};
 use crate::error::{BlockHash, ChainError};
@@ -31,6 +31,11 @@ pub const LIFETIME_BLOCKS: u64 = 64;
 const FINALITY_BLOCKS: u32 = 16;
 /// How often finalized blocks are looked at when the node no longer tells by itself.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// How many block times a node may be silent about a transaction before it is looked for.
+const QUIET_BLOCKS: u32 = 16;
+/// The code of "transaction is already imported".
+const ALREADY_IMPORTED: i32 = 1013;
 
 /// A call with its arguments by name.
 pub(crate) type Call = DynamicPayload<Composite<()>>;
@@ -198,6 +203,10 @@ impl Chain {
         let updates = loop {
             match connection.rpc().author_submit_and_watch_extrinsic(&sent.bytes).await {
                 Ok(updates) => break Some(updates),
+                // It has the very same transaction already, from an attempt whose answer was lost.
+                Err(subxt::rpcs::Error::User(answer)) if answer.code == ALREADY_IMPORTED => {
+                    break None;
+                }
                 Err(subxt::rpcs::Error::User(answer)) => {
                     let data = answer.data.as_ref().map(|data| data.get());
                     let refusal = PoolRefusal::new(answer.code, &answer.message, data);
@@ -224,8 +233,9 @@ impl Chain {
         let patience =
             sent.block_time * (LIFETIME_BLOCKS as u32 + FINALITY_BLOCKS) + self.deadline();
         let deadline = Instant::now() + patience;
+        let quiet = sent.block_time * QUIET_BLOCKS + self.deadline();
         if let Some(updates) = updates
-            && let Some(hash) = watch(updates, deadline).await
+            && let Some(hash) = watch(updates, quiet, deadline).await
         {
             match self.outcome(&connection, hash, &sent).await {
                 Err(SubmitError::Chain(error)) => {
@@ -252,7 +262,7 @@ impl Chain {
             if Instant::now() >= deadline {
                 return Err(unknown());
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(LOOK_EVERY.max(sent.block_time / 4)).await;
         }
     }
 
@@ -370,10 +380,13 @@ async fn sign(connection: &Connection, call: &Call, keypair: &Keypair) -> Result
 /// invalid or usurped in one node's pool proves nothing.
 async fn watch(
     mut updates: subxt::rpcs::client::RpcSubscription<TransactionStatus<H256>>,
+    quiet: Duration,
     deadline: Instant,
 ) -> Option<H256> {
+    let mut seen_in = None;
     loop {
-        match timeout_at(deadline, updates.next()).await {
+        let until = deadline.min(Instant::now() + quiet);
+        match timeout_at(until, updates.next()).await {
             Ok(Some(Ok(TransactionStatus::Finalized(hash)))) => return Some(hash),
             Ok(Some(Ok(
                 status @ (TransactionStatus::Usurped(_)
@@ -383,6 +396,15 @@ async fn watch(
             ))) => {
                 debug!(?status, "the pool let go of a transaction");
                 return None;
+            }
+            Ok(Some(Ok(TransactionStatus::Retracted(block)))) => {
+                info!(%block, "the chain was reorganised: a block with a transaction of ours was taken back");
+            }
+            // Some nodes and clients tell of a reorganisation only in this way.
+            Ok(Some(Ok(TransactionStatus::InBlock(block)))) => {
+                if let Some(before) = seen_in.replace(block).filter(|before| *before != block) {
+                    info!(%before, now = %block, "the chain was reorganised: a transaction of ours moved to another block");
+                }
             }
             Ok(Some(Ok(_))) => {}
             Ok(Some(Err(_)) | None) | Err(_) => return None,

@@ -2,6 +2,7 @@
 
 mod bench;
 mod commands;
+mod fault;
 
 use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
@@ -40,6 +41,11 @@ A subnet in six steps:
 Weights are committed under time-lock unless that is switched off, as above; `devnet run --beacon` says where the
 signatures come from that open them. `devnet run --spec 425` is the newer of the two runtimes.
 
+Faults, for tests of what runs against it:
+  devnet fault reorg --depth 3
+  devnet fault slow 2s
+  devnet fault resume
+
 `devnet sudo-set-NAME` sets any hyperparameter that AdminUtils knows; `devnet hyperparameters` lists them.";
 
 #[derive(Debug, Subcommand)]
@@ -50,6 +56,8 @@ enum Action {
     CheckConfig(Run),
     /// Say what a running devnet is doing
     Status(Endpoint),
+    /// Let a running devnet go wrong on purpose, so that others can be tested against it
+    Fault(fault::Order),
     /// Send an account TAO from //Alice
     Faucet(Faucet),
     /// Create a subnet; prints its number
@@ -95,6 +103,9 @@ struct Run {
     /// Folder that the chain is kept in, so that it goes on after a restart; without it, it lives in memory
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+    /// How many blocks finality is behind the newest block, at most 1024; 0 makes every block final at once
+    #[arg(long, default_value_t = 0, value_name = "BLOCKS")]
+    finality: u32,
     /// How log lines on standard error look; which of them appear is set by RUST_LOG, such as `RUST_LOG=debug`
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     log_format: LogFormat,
@@ -106,6 +117,7 @@ impl Run {
             listen: SocketAddr::new(self.listen, self.port),
             block_time: self.block_time,
             data: self.data.clone(),
+            finality: self.finality,
             spec: self.spec,
             beacon: match &self.beacon {
                 Beacon::Own { .. } => Beacon::Own { period_s: self.beacon_period },
@@ -222,6 +234,7 @@ pub(crate) async fn run() -> anyhow::Result<()> {
             Ok(())
         }
         Action::Status(chain) => commands::status(&chain.endpoint).await,
+        Action::Fault(order) => fault::run(&order).await,
         Action::Faucet(faucet) => {
             commands::faucet(&faucet.chain.endpoint, &faucet.to, faucet.amount).await
         }

@@ -27,6 +27,11 @@ impl Collector for Figures {
         let figures = [
             ("devnet_block_height", "The height of the newest block", i64::from(height)),
             (
+                "devnet_finalized_height",
+                "The height of the newest final block",
+                i64::from(self.0.finalized().number()),
+            ),
+            (
                 "devnet_pool_transactions",
                 "Transactions that wait for a block",
                 count(self.0.pending_len()),

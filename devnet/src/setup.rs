@@ -3,6 +3,7 @@
 //! It works on this chain only: calls are built with the runtime's own types.
 
 mod calls;
+mod control;
 mod submit;
 
 use std::time::Duration;
@@ -19,6 +20,7 @@ use sp_runtime::{AccountId32, MultiAddress};
 use tokio::sync::Mutex;
 
 pub use calls::{Hyperparameter, hyperparameters};
+pub use control::{Control, State};
 pub use submit::{Included, signed};
 
 use crate::runtime::subtensor::{self, FirstEmissionBlockNumber};

@@ -2,8 +2,10 @@
 //! mainnet's metadata.
 
 mod conformance;
+mod crowd;
 mod dispatch;
 mod epochs;
+mod faults;
 mod new;
 mod old;
 mod rpc;

@@ -31,6 +31,14 @@ struct Cli {
     /// Make the last miner cheat: with `sibling` it serves a model of a third of the size while claiming the large one.
     #[arg(long, value_name = "HOW")]
     cheat: Option<Cheat>,
+    /// Have the subnet ask for weights that are committed in secret first and revealed an epoch later, as subnets of the
+    /// main network do by default.
+    #[arg(long)]
+    commit_reveal: bool,
+    /// Which of the chain's runtimes: 365 places epochs by the block's number, 425 by a schedule. A chain that was kept
+    /// with `--data` has the one it was made with.
+    #[arg(long, default_value_t)]
+    spec: devnet::Spec,
     /// Stop after the first weights are confirmed on the chain, and print them.
     #[arg(long)]
     until_weights: bool,
@@ -73,6 +81,8 @@ fn main() -> ExitCode {
             data,
             cheat: cli.cheat,
             checking: None,
+            spec: cli.spec,
+            commit_reveal: cli.commit_reveal,
         };
         let mut screen = Screen::new(cli.json);
         let stopped = run::shutdown();

@@ -43,7 +43,12 @@ impl Keys {
 }
 
 /// Brings the chain into the state that the services expect. What an earlier run has done is left as it is.
-pub(crate) async fn set_up(rpc: &str, chain: &Chain, keys: &Keys) -> anyhow::Result<Netuid> {
+pub(crate) async fn set_up(
+    rpc: &str,
+    chain: &Chain,
+    keys: &Keys,
+    commit_reveal: bool,
+) -> anyhow::Result<Netuid> {
     let owner = Keypair::development(OWNER);
     let client = Client::connect(rpc).await.context("the chain cannot be reached")?;
     let netuid = Netuid(1);
@@ -60,7 +65,7 @@ pub(crate) async fn set_up(rpc: &str, chain: &Chain, keys: &Keys) -> anyhow::Res
             .context("the subnet cannot be registered")?;
         anyhow::ensure!(made == netuid, "the chain made subnet {made}, expected {netuid}");
     }
-    rules(&client, netuid).await.context("the subnet's rules cannot be set")?;
+    rules(&client, netuid, commit_reveal).await.context("the subnet's rules cannot be set")?;
     match client.start_call(&owner, netuid).await {
         Ok(()) => {}
         Err(SetupError::Failed { error, .. }) if error == ALREADY_STARTED => {}
@@ -82,10 +87,10 @@ pub(crate) async fn set_up(rpc: &str, chain: &Chain, keys: &Keys) -> anyhow::Res
     Ok(netuid)
 }
 
-async fn rules(client: &Client, netuid: Netuid) -> Result<(), SetupError> {
+async fn rules(client: &Client, netuid: Netuid, commit_reveal: bool) -> Result<(), SetupError> {
     for (name, value) in [
         ("tempo", TEMPO),
-        ("commit-reveal", 0),
+        ("commit-reveal", commit_reveal.into()),
         ("weights-rate-limit", WEIGHTS_RATE_LIMIT),
         ("min-allowed-weights", 1),
         ("serving-rate-limit", 0),

@@ -41,6 +41,25 @@ pub struct Options {
     pub cheat: Option<Cheat>,
     /// Where the validator looks for the checking server, if something stands in between; otherwise at its own address.
     pub checking: Option<SocketAddr>,
+    /// Which of the chain's runtimes.
+    pub spec: devnet::Spec,
+    /// Whether weights are committed in secret first.
+    pub commit_reveal: bool,
+}
+
+impl Options {
+    /// Two honest miners, periods of 20 s, weights in the open, and everything below this folder.
+    pub fn in_folder(data: PathBuf) -> Self {
+        Self {
+            miners: 2,
+            period: Duration::from_secs(20),
+            data,
+            cheat: None,
+            checking: None,
+            spec: devnet::Spec::default(),
+            commit_reveal: false,
+        }
+    }
 }
 
 /// How one of the miners cheats.
@@ -165,6 +184,7 @@ impl Localnet {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             block_time: BLOCK_TIME,
             data: Some(data.join("chain")),
+            spec: options.spec,
             ..devnet::Config::default()
         })
         .await?;
@@ -177,8 +197,10 @@ impl Localnet {
         let endpoint = format!("ws://{rpc}");
         let network = Network::Endpoint(endpoint.parse().context("the chain's address")?);
         let chain = Chain::connect(ChainConfig::new(network)).await?;
-        let (netuid, engines) =
-            tokio::try_join!(set_up(&endpoint, &chain, &keys), load_engines(options, &catalogue))?;
+        let (netuid, engines) = tokio::try_join!(
+            set_up(&endpoint, &chain, &keys, options.commit_reveal),
+            load_engines(options, &catalogue)
+        )?;
 
         screen.line("starting the checking server, the miners and the validator")?;
         let subnet = Subnet {

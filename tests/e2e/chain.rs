@@ -7,14 +7,15 @@ use std::time::Duration;
 
 use ::chain::{
     Axon, Chain, ChainConfig, ChainError, Metagraph, Network, Preflight, Served, SubmitError,
-    WeightsSet,
 };
 use ::devnet::setup::Client;
 use ::devnet::{App, Config, Controls};
-use common::{Keypair, Netuid, Uid};
+use common::{Keypair, MechanismId, Netuid, Uid};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+
+use crate::submit::{Wanted, set_weights};
 
 /// Far longer than anything here takes.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -32,11 +33,20 @@ pub(crate) struct Devnet {
 
 impl Devnet {
     pub(crate) async fn boot() -> Self {
-        Self::boot_at(([127, 0, 0, 1], 0).into(), None).await
+        Self::boot_with(Config::default()).await
     }
 
     async fn boot_at(listen: SocketAddr, data: Option<PathBuf>) -> Self {
-        let config = Config { listen, block_time: BLOCK_TIME, data, ..Config::default() };
+        Self::boot_with(Config { listen, data, ..Config::default() }).await
+    }
+
+    /// With quick blocks; the default port stands for any.
+    pub(crate) async fn boot_with(config: Config) -> Self {
+        let listen = match config.listen == Config::default().listen {
+            true => ([127, 0, 0, 1], 0).into(),
+            false => config.listen,
+        };
+        let config = Config { listen, block_time: BLOCK_TIME, ..config };
         let app = App::build(config).await.unwrap();
         let (address, controls, inside) = (app.local_addr(), app.controls(), app.chain());
         let stop = CancellationToken::new();
@@ -49,7 +59,7 @@ impl Devnet {
         format!("ws://{}", self.address)
     }
 
-    fn config(&self) -> ChainConfig {
+    pub(crate) fn config(&self) -> ChainConfig {
         ChainConfig {
             deadline: Duration::from_secs(5),
             longest_pause: Duration::from_millis(500),
@@ -102,7 +112,7 @@ impl Subnet {
     }
 
     /// The metagraph once the validator has its permit.
-    async fn with_permit(&self, chain: &Chain) -> Metagraph {
+    pub(crate) async fn with_permit(&self, chain: &Chain) -> Metagraph {
         until(async || {
             let metagraph = chain.metagraph(self.netuid).await.unwrap();
             metagraph.neuron(&self.validator.hotkey())?.validator_permit.then_some(metagraph)
@@ -124,7 +134,7 @@ pub(crate) async fn until<T>(mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     timeout(PATIENCE, answer).await.expect("it did not happen in time")
 }
 
-fn uids(metagraph: &Metagraph, keys: &[Keypair]) -> Vec<Uid> {
+pub(crate) fn uids(metagraph: &Metagraph, keys: &[Keypair]) -> Vec<Uid> {
     keys.iter().map(|key| metagraph.neuron(&key.hotkey()).unwrap().uid).collect()
 }
 
@@ -175,17 +185,16 @@ async fn weights_are_set_read_back_and_not_set_again_too_soon() {
     let miners = uids(&metagraph, &subnet.miners);
     let weights = ::chain::weights::encode(&[(miners[0].0, 0.9), (miners[1].0, 0.3)]).unwrap();
 
-    let set = chain.set_weights(subnet.netuid, &weights, 0, &subnet.validator).await.unwrap();
-    assert_eq!(set.weights, weights);
+    let block = set_weights(&chain, subnet.netuid, &weights, &subnet.validator).await.unwrap();
     let own = metagraph.neuron(&subnet.validator.hotkey()).unwrap().uid;
-    assert_eq!(chain.weights(subnet.netuid, own).await.unwrap(), weights);
+    assert_eq!(chain.weights(subnet.netuid, MechanismId(0), own).await.unwrap(), weights);
     let after = chain.metagraph(subnet.netuid).await.unwrap();
-    assert_eq!(after.neuron(&subnet.validator.hotkey()).unwrap().last_update, set.block);
+    assert_eq!(after.neuron(&subnet.validator.hotkey()).unwrap().last_update, block);
 
     subnet.people.sudo_set("weights_rate_limit", Some(subnet.netuid), 40).await.unwrap();
-    let again = chain.set_weights(subnet.netuid, &weights, 0, &subnet.validator).await.unwrap_err();
-    assert_eq!(again.not_before().map(|block| block.0), Some(set.block.0 + 40), "{again}");
-    assert!(again.to_string().contains(&format!("from block {}", set.block.0 + 40)), "{again}");
+    let again = set_weights(&chain, subnet.netuid, &weights, &subnet.validator).await.unwrap_err();
+    assert_eq!(again.not_before().map(|block| block.0), Some(block.0 + 40), "{again}");
+    assert!(again.to_string().contains(&format!("from block {}", block.0 + 40)), "{again}");
 
     // What validators say, the next epoch makes count.
     let paid = until(async || {
@@ -207,10 +216,14 @@ async fn what_the_chain_would_refuse_is_not_sent() {
     let metagraph = subnet.with_permit(&chain).await;
     let weights: Vec<_> =
         uids(&metagraph, &subnet.miners).into_iter().map(|uid| (uid, u16::MAX)).collect();
-    let refusal = async |key: &Keypair, weights: &[(Uid, u16)]| match chain
-        .set_weights(subnet.netuid, weights, 0, key)
-        .await
-        .unwrap_err()
+    let refusal = async |key: &Keypair, weights: &[(Uid, u16)]| match set_weights(
+        &chain,
+        subnet.netuid,
+        weights,
+        key,
+    )
+    .await
+    .unwrap_err()
     {
         SubmitError::Preflight(reason) => reason,
         other => panic!("{other}"),
@@ -235,8 +248,12 @@ async fn what_the_chain_would_refuse_is_not_sent() {
         refusal(&subnet.validator, &weights).await,
         Preflight::OldVersion { given: 0, required: 7 }
     );
-    subnet.people.sudo_set("commit_reveal", Some(subnet.netuid), 1).await.unwrap();
-    assert_eq!(refusal(&subnet.validator, &weights).await, Preflight::CommitReveal(subnet.netuid));
+    let second = Wanted { mechanism: MechanismId(1), ..Wanted::new(subnet.netuid, &weights) };
+    let refused = second.submit(&chain, &subnet.validator).await.unwrap_err();
+    assert!(
+        matches!(refused, SubmitError::Preflight(Preflight::NoMechanism { count: 1, .. })),
+        "{refused}"
+    );
     devnet.stop().await;
 }
 
@@ -320,16 +337,14 @@ async fn the_fate_of_a_transaction_is_found_out_after_the_connection_was_lost() 
     let setting = tokio::spawn({
         let (chain, validator) = (chain.clone(), subnet.validator.clone());
         let (netuid, weights) = (subnet.netuid, weights.clone());
-        async move { chain.set_weights(netuid, &weights, 0, &validator).await }
+        async move { set_weights(&chain, netuid, &weights, &validator).await }
     });
     until(async || (devnet.inside.pending_len() == 1).then_some(())).await;
     devnet.controls.set_reachable(false);
     devnet.controls.resume_blocks();
     until(async || (devnet.inside.pending_len() == 0).then_some(())).await;
     devnet.controls.set_reachable(true);
-    let WeightsSet { weights: stored, block, .. } =
-        timeout(PATIENCE, setting).await.unwrap().unwrap().unwrap();
-    assert_eq!(stored, weights);
+    let block = timeout(PATIENCE, setting).await.unwrap().unwrap().unwrap();
     let after = chain.metagraph(subnet.netuid).await.unwrap();
     assert_eq!(after.neuron(&subnet.validator.hotkey()).unwrap().last_update, block);
     devnet.stop().await;
@@ -350,7 +365,7 @@ async fn a_transaction_that_the_node_forgot_is_known_to_be_void_when_its_time_is
     let setting = tokio::spawn({
         let (chain, validator) = (chain.clone(), subnet.validator.clone());
         let (netuid, weights) = (subnet.netuid, weights.clone());
-        async move { chain.set_weights(netuid, &weights, 0, &validator).await }
+        async move { set_weights(&chain, netuid, &weights, &validator).await }
     });
     until(async || (devnet.inside.pending_len() == 1).then_some(())).await;
     // Blocks are kept in the folder, waiting transactions are not.
@@ -360,8 +375,7 @@ async fn a_transaction_that_the_node_forgot_is_known_to_be_void_when_its_time_is
     let error = timeout(PATIENCE, setting).await.unwrap().unwrap().unwrap_err();
     assert!(matches!(error, SubmitError::Expired { .. }), "{error}");
     assert!(error.is_retryable());
-    let set = chain.set_weights(subnet.netuid, &weights, 0, &subnet.validator).await.unwrap();
-    assert_eq!(set.weights, weights);
+    set_weights(&chain, subnet.netuid, &weights, &subnet.validator).await.unwrap();
     devnet.stop().await;
 }
 
@@ -382,7 +396,7 @@ async fn a_refusal_in_the_block_has_the_name_of_its_error() {
     until(async || (devnet.inside.pending_len() == 1).then_some(())).await;
     let setting = tokio::spawn({
         let chain = chain.clone();
-        async move { chain.set_weights(subnet.netuid, &weights, 0, &subnet.validator).await }
+        async move { set_weights(&chain, subnet.netuid, &weights, &subnet.validator).await }
     });
     until(async || (devnet.inside.pending_len() == 2).then_some(())).await;
     devnet.controls.resume_blocks();
@@ -408,8 +422,8 @@ async fn two_programs_with_the_same_hotkey_set_weights_once() {
     let weights: Vec<_> =
         uids(&metagraph, &subnet.miners).into_iter().map(|uid| (uid, u16::MAX)).collect();
     let (first, second) = tokio::join!(
-        one.set_weights(subnet.netuid, &weights, 0, &subnet.validator),
-        other.set_weights(subnet.netuid, &weights, 0, &subnet.validator),
+        set_weights(&one, subnet.netuid, &weights, &subnet.validator),
+        set_weights(&other, subnet.netuid, &weights, &subnet.validator),
     );
     assert!(first.is_ok() != second.is_ok(), "{first:?}, {second:?}");
     devnet.stop().await;

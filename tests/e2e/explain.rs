@@ -20,8 +20,7 @@ async fn explanations_agree_with_the_chain_to_the_last_unit_and_other_rules_can_
     bounded(async {
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().join("subnet");
-        let options =
-            Options { miners: 3, period: PERIOD, data: data.clone(), cheat: None, checking: None };
+        let options = Options { miners: 3, period: PERIOD, ..Options::in_folder(data.clone()) };
         let localnet = start(&options).await;
         let config = config(&data);
 

@@ -218,9 +218,7 @@ async fn bad_miners_earn_nothing_and_cost_the_honest_ones_nothing() {
         let options = Options {
             miners: 2,
             period: Duration::from_secs(5),
-            data: folder.path().join("subnet"),
-            cheat: None,
-            checking: None,
+            ..Options::in_folder(folder.path().join("subnet"))
         };
         let logs = Logs::collect();
         let localnet = start(&options).await;

@@ -19,9 +19,8 @@ async fn honest_miners_earn_a_cheat_does_not_users_are_answered_and_a_restart_go
         let options = Options {
             miners: 3,
             period: Duration::from_secs(6),
-            data: folder.path().join("subnet"),
             cheat: Some(Cheat::Sibling),
-            checking: None,
+            ..Options::in_folder(folder.path().join("subnet"))
         };
         let first = start(&options).await;
         let chain = look_at_chain(first.rpc).await;

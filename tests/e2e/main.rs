@@ -9,6 +9,7 @@
 
 mod chain;
 mod checking;
+mod commit_reveal;
 mod conformance_chain;
 mod conformance_common;
 mod conformance_scoring;
@@ -17,5 +18,6 @@ mod faults;
 mod indistinguishable;
 mod localnet;
 mod outages;
+mod submit;
 mod support;
 mod weightings;

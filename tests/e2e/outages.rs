@@ -17,7 +17,7 @@ use crate::support::{
 };
 
 fn options(data: PathBuf) -> Options {
-    Options { miners: 2, period: Duration::from_secs(5), data, cheat: None, checking: None }
+    Options { period: Duration::from_secs(5), ..Options::in_folder(data) }
 }
 
 #[tokio::test]

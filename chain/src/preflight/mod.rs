@@ -13,6 +13,9 @@ use common::{BlockNumber, Hotkey, MechanismId, Netuid, Uid};
 use crate::commitments::MAX_COMMITMENT_BYTES;
 use crate::epochs::NoReveal;
 
+#[cfg(test)]
+pub(crate) use weights::tests as examples;
+
 pub use serving::{CommitFacts, ServeFacts, check_commit, check_serve};
 pub use weights::{
     CommitReveal, MAX_UNREVEALED, Way, WeightFacts, check_weights, choose_way, why_dropped,

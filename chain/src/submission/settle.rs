@@ -155,7 +155,7 @@ pub(super) fn same_ratios(sent: &[(Uid, u16)], stored: &[(Uid, u16)]) -> bool {
 mod tests {
     use super::*;
     use crate::epochs::{EpochClock, EpochRule, Reveal, Schedule};
-    use crate::preflight::tests::{WEIGHTS, facts};
+    use crate::preflight::examples::{WEIGHTS, facts};
     use crate::submission::Digest;
 
     const MADE_AT: BlockNumber = BlockNumber(999);

@@ -5,10 +5,11 @@ use std::io::{self, Write};
 
 use anyhow::{Context, bail, ensure};
 use common::{Hotkey, Keypair, Netuid};
-use devnet::setup::{Client, Hyperparameter};
+use devnet::setup::{Client, Control, Hyperparameter};
 use devnet::{Beacon, Config};
 
 use super::Register;
+use super::fault::in_force;
 
 /// Answers on standard output. Whoever reads it may have seen enough and gone: that is no failure.
 pub(super) fn say(answer: fmt::Arguments<'_>) {
@@ -21,6 +22,7 @@ const TAO: f64 = 1e9;
 pub(super) fn check_config(config: &Config) {
     say(format_args!("listen = \"{}\"", config.listen));
     say(format_args!("block_time_ms = {}", config.block_time.as_millis()));
+    say(format_args!("finality = {}", config.finality));
     say(format_args!("spec = {}", config.spec));
     say(format_args!("fees = \"{}\"", config.fees));
     match &config.beacon {
@@ -36,8 +38,11 @@ pub(super) fn check_config(config: &Config) {
 }
 
 pub(super) async fn status(endpoint: &str) -> anyhow::Result<()> {
-    let client = Client::connect(endpoint).await?;
-    say(format_args!("block {}", client.height().await?));
+    // First of all: a fault may be why nothing else is answered.
+    let state = Control::connect(endpoint).await?.state().await?;
+    say(format_args!("block {}, final {}", state.best, state.finalized));
+    say(format_args!("{}", in_force(&state.faults)));
+    let client = Client::connect(&Control::url(endpoint)).await?;
     for subnet in client.subnets().await? {
         say(format_args!(
             "subnet {}: {} neurons, tempo {}, commit-reveal {}, {}",

@@ -1,29 +1,31 @@
-//! The chain: blocks, the state below them, and how the next one is made.
+//! The chain: blocks, the state below them, and the transactions that wait for the next one.
 
-use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
 
 use parity_scale_codec::{Decode, Encode};
+use sp_core::H256;
 use sp_core::storage::StateVersion;
-use sp_core::{Blake2Hasher, H256};
-use sp_inherents::InherentData;
+use sp_runtime::Digest;
 use sp_runtime::traits::{BlakeTwo256, Hash, Header as _};
 use sp_runtime::transaction_validity::{
     InvalidTransaction, TransactionSource, TransactionValidity, TransactionValidityError,
     ValidTransaction,
 };
-use sp_runtime::{ApplyExtrinsicResult, Digest, OpaqueExtrinsic};
-use sp_timestamp::INHERENT_IDENTIFIER;
 use sp_version::RuntimeVersion;
 use tokio::sync::{broadcast, mpsc};
 
+use super::blocks::{Blocks, Unfinal};
+use super::faults::{BadFault, Fault, Faults};
 use super::pool::{NotTaken, Pool, Status};
-use super::state::{CallFailed, Nodes, Overlay, View, execute, execute_for};
+use super::state::{CallFailed, Nodes, View};
 use super::store::{Loaded, Store, StoreError, StoredBlock};
 use crate::runtime::Header;
 use crate::specs::{Genesis, Spec};
+
+/// How many blocks finality is behind at most, whatever holds it.
+pub const MOST_UNFINAL: u32 = 1024;
 
 /// How many blocks, with their states, are kept in memory. Mortal transactions look back 2400.
 const KEPT_BLOCKS: usize = 4096;
@@ -44,7 +46,23 @@ pub struct Block {
     /// The transactions, each with a length prefix.
     pub extrinsics: Vec<Vec<u8>>,
     /// Nodes that this block's state needs no more and the one before does.
-    freed: Vec<Vec<u8>>,
+    pub(super) freed: Vec<Vec<u8>>,
+}
+
+impl Block {
+    pub(super) fn new(stored: StoredBlock, freed: Vec<Vec<u8>>) -> Self {
+        let StoredBlock { header, extrinsics } = stored;
+        Self { hash: header.hash(), header, extrinsics, freed }
+    }
+
+    /// Its height.
+    pub fn number(&self) -> u32 {
+        self.header.number
+    }
+
+    pub(super) fn stored(&self) -> StoredBlock {
+        StoredBlock { header: self.header.clone(), extrinsics: self.extrinsics.clone() }
+    }
 }
 
 /// Why a chain could not be started or a block not be made.
@@ -75,6 +93,14 @@ pub enum ChainError {
         /// What failed.
         source: CallFailed,
     },
+    /// Final blocks were to be replaced.
+    #[error("the newest {depth} blocks cannot be replaced: only {unfinal} are not final")]
+    Final {
+        /// How many blocks were to be replaced.
+        depth: u32,
+        /// How many could be.
+        unfinal: u32,
+    },
 }
 
 /// Why a transaction was refused.
@@ -94,29 +120,42 @@ pub enum Refused {
     Failed(#[from] CallFailed),
 }
 
-#[derive(Debug, Default)]
-struct Blocks {
-    by_number: BTreeMap<u32, Arc<Block>>,
-    by_hash: HashMap<H256, Arc<Block>>,
+impl Refused {
+    /// What a node says that refuses with this error of Substrate's pool, or with a custom error below 256.
+    fn with_code(code: u16, hash: H256) -> Self {
+        match (u8::try_from(code), code) {
+            (Ok(custom), _) => Self::Invalid(InvalidTransaction::Custom(custom).into()),
+            (_, 1012) => Self::NotTaken(NotTaken::Banned),
+            (_, 1013) => Self::NotTaken(NotTaken::Known(hash)),
+            (_, 1014) => Self::NotTaken(NotTaken::TooLowPriority { old: 0, new: 0 }),
+            (_, 1016) => Self::NotTaken(NotTaken::Full),
+            _ => Self::Invalid(InvalidTransaction::BadProof.into()),
+        }
+    }
 }
 
 /// The chain. All of it is shared; one thread at a time makes blocks.
 #[derive(Debug)]
 pub struct Chain {
-    spec: Spec,
-    genesis: H256,
-    block_time: Duration,
+    pub(super) spec: Spec,
+    pub(super) genesis: H256,
+    pub(super) block_time: Duration,
+    /// How many blocks finality is behind the newest one.
+    pub(super) finality: u32,
     /// How many blocks stay in memory.
-    kept: usize,
-    nodes: Nodes,
-    blocks: RwLock<Blocks>,
-    pool: Mutex<Pool>,
-    store: Mutex<Option<Store>>,
-    imported: broadcast::Sender<Arc<Block>>,
+    pub(super) kept: usize,
+    pub(super) nodes: Nodes,
+    pub(super) blocks: RwLock<Blocks>,
+    pub(super) pool: Mutex<Pool>,
+    /// Held while a block is made.
+    pub(super) store: Mutex<Option<Store>>,
+    pub(super) faults: Faults,
+    pub(super) best: broadcast::Sender<Arc<Block>>,
+    pub(super) finalized: broadcast::Sender<Arc<Block>>,
 }
 
 impl Chain {
-    /// Starts a chain, or continues the one in `folder`.
+    /// Starts a chain, or continues the one in `folder`. Every block in there is taken for final.
     ///
     /// # Errors
     /// If the file is in use, unreadable or damaged, or the chain in it was begun otherwise.
@@ -136,12 +175,15 @@ impl Chain {
             spec: genesis.spec,
             genesis: H256::zero(),
             block_time,
+            finality: 0,
             kept: KEPT_BLOCKS,
             nodes: Nodes::default(),
             blocks: RwLock::default(),
             pool: Mutex::default(),
             store: Mutex::default(),
-            imported: broadcast::Sender::new(BROADCAST),
+            faults: Faults::default(),
+            best: broadcast::Sender::new(BROADCAST),
+            finalized: broadcast::Sender::new(BROADCAST),
         };
         match loaded {
             Some(loaded) => {
@@ -162,6 +204,13 @@ impl Chain {
         Ok(chain)
     }
 
+    /// Lets finality be so many blocks behind the newest block, at most [`MOST_UNFINAL`]; it is 0 otherwise.
+    #[must_use]
+    pub fn with_finality(mut self, blocks: u32) -> Self {
+        self.finality = blocks.min(MOST_UNFINAL);
+        self
+    }
+
     fn begin(&mut self, store: Option<Store>, genesis: &Genesis) -> Result<(), ChainError> {
         let storage = genesis.storage().map_err(ChainError::Genesis)?;
         let pairs: Vec<(Vec<u8>, Vec<u8>)> = storage.top.into_iter().collect();
@@ -171,10 +220,10 @@ impl Chain {
         self.genesis = header.hash();
         let block = StoredBlock { header, extrinsics: Vec::new() };
         if let Some(mut store) = store {
-            store.start_anew(self.genesis, block.clone(), pairs)?;
+            store.start_anew(self.genesis, block.clone(), pairs, Vec::new())?;
             *lock(&self.store) = Some(store);
         }
-        self.keep(block, Vec::new());
+        self.take_up(block, Vec::new());
         Ok(())
     }
 
@@ -190,17 +239,29 @@ impl Chain {
         if root != loaded.block.header.state_root {
             return Err(damaged(loaded.block.header.number));
         }
-        self.keep(loaded.block, Vec::new());
+        self.take_up(loaded.block, Vec::new());
         for (block, changes) in loaded.blocks {
-            let freed;
-            (root, freed) = self.nodes.apply(root, &changes);
+            let change;
+            (root, change) = self.nodes.apply(root, &changes);
             if root != block.header.state_root || block.header.parent_hash != self.head().hash {
                 return Err(damaged(block.header.number));
             }
-            self.keep(block, freed);
+            self.take_up(block, change.freed);
         }
+        let mut store = store;
+        self.snapshot(store.as_mut())?;
         *lock(&self.store) = store;
-        self.snapshot()
+        Ok(())
+    }
+
+    /// Takes a block in that was made earlier and is final.
+    fn take_up(&self, block: StoredBlock, freed: Vec<Vec<u8>>) {
+        let (number, block) = (block.header.number, Arc::new(Block::new(block, freed)));
+        let mut blocks = self.blocks.write().unwrap_or_else(PoisonError::into_inner);
+        self.nodes.forget(&blocks.push(block, Unfinal::default(), self.kept));
+        while blocks.finalized_number() < number {
+            blocks.finalize_next();
+        }
     }
 
     /// The hash of the first block.
@@ -228,28 +289,64 @@ impl Chain {
         self.block_time
     }
 
-    /// The newest block. It is final.
+    /// The newest block of the best branch.
     pub fn head(&self) -> Arc<Block> {
-        let blocks = self.blocks.read().unwrap_or_else(PoisonError::into_inner);
-        let newest = blocks.by_number.last_key_value().map(|(_, block)| Arc::clone(block));
-        newest.unwrap_or_else(|| unreachable!("a chain that is open has a block"))
+        self.blocks().best()
     }
 
-    /// The block at a height, if it is kept.
+    /// The newest block that is final.
+    pub fn finalized(&self) -> Arc<Block> {
+        self.blocks().finalized()
+    }
+
+    /// The block at a height of the best branch, if it is kept.
     pub fn at_number(&self, number: u32) -> Option<Arc<Block>> {
-        let blocks = self.blocks.read().unwrap_or_else(PoisonError::into_inner);
-        blocks.by_number.get(&number).cloned()
+        self.blocks().at_number(number)
     }
 
-    /// The block with a hash, if it is kept.
+    /// The block with a hash, if it is kept. Blocks that were replaced are kept until others at their height are final.
     pub fn at_hash(&self, hash: &H256) -> Option<Arc<Block>> {
-        let blocks = self.blocks.read().unwrap_or_else(PoisonError::into_inner);
-        blocks.by_hash.get(hash).cloned()
+        self.blocks().at_hash(hash)
     }
 
-    /// New blocks, as they are made.
+    /// New blocks of the best branch, as they are made. After a reorganisation they begin anew at a lower height.
     pub fn subscribe(&self) -> broadcast::Receiver<Arc<Block>> {
-        self.imported.subscribe()
+        self.best.subscribe()
+    }
+
+    /// The newest block, and those that come after it.
+    pub fn follow_best(&self) -> (Arc<Block>, broadcast::Receiver<Arc<Block>>) {
+        // Blocks are announced under the lock, so none is missed or comes twice.
+        let blocks = self.blocks();
+        (blocks.best(), self.best.subscribe())
+    }
+
+    /// The newest final block, and those that become final after it.
+    pub fn follow_final(&self) -> (Arc<Block>, broadcast::Receiver<Arc<Block>>) {
+        let blocks = self.blocks();
+        (blocks.finalized(), self.finalized.subscribe())
+    }
+
+    /// What goes wrong on purpose.
+    pub fn faults(&self) -> &Faults {
+        &self.faults
+    }
+
+    /// Lets something go wrong on purpose.
+    ///
+    /// # Errors
+    /// If it makes no sense.
+    pub fn order(&self, fault: Fault) -> Result<(), BadFault> {
+        let forget = fault == Fault::DropTransactions;
+        self.faults.order(fault)?;
+        if forget {
+            lock(&self.pool).clear();
+        }
+        Ok(())
+    }
+
+    pub(super) fn blocks(&self) -> RwLockReadGuard<'_, Blocks> {
+        self.blocks.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A block's state.
@@ -314,10 +411,24 @@ impl Chain {
             return Err(Refused::Undecodable);
         }
         let hash = BlakeTwo256::hash(bytes);
+        if let Some(code) = self.faults.rejection() {
+            return Err(Refused::with_code(code, hash));
+        }
+        lock(&self.pool).check_known(&hash)?;
         loop {
             let head = self.head();
-            let valid = self.validate(&head, bytes)?;
+            let valid = self.validate(&head, bytes);
             let mut pool = lock(&self.pool);
+            if matches!(valid, Err(Refused::Invalid(TransactionValidityError::Invalid(_)))) {
+                pool.ban(hash);
+            }
+            let valid = valid?;
+            if self.faults.transactions_get_lost() {
+                if let Some(watcher) = watcher {
+                    let _ = watcher.send(Status::Ready);
+                }
+                return Ok(hash);
+            }
             // What is required may have come into a block meanwhile, and nobody would give it any more.
             if self.head().hash == head.hash {
                 pool.insert(hash, bytes.to_vec(), valid, head.header.number, watcher)?;
@@ -337,225 +448,16 @@ impl Chain {
         validity.map_err(Refused::Invalid)
     }
 
-    /// Makes the next block of what waits, for no longer than the block time.
-    ///
-    /// # Errors
-    /// If the runtime or the file system refuses. The chain is then as before.
-    pub fn produce(&self) -> Result<Arc<Block>, ChainError> {
-        let mut store = lock(&self.store);
-        let parent = self.head();
-        let number = parent.header.number + 1;
-        let failed = |source| ChainError::Block { number, source };
-        let until = Instant::now() + self.block_time;
-        let view = self.state(&parent);
-        let mut overlay = Overlay::default();
-        let built = Build { spec: self.spec, overlay: &mut overlay, view: &view, until };
-        let ready = lock(&self.pool).ready();
-        let outcome = built.run(&parent, number, ready).map_err(failed)?;
-
-        let changes = overlay
-            .drain_storage_changes(&view, StateVersion::V1)
-            .map_err(|_| failed(CallFailed::Answer("storage".to_owned())))?;
-        let stored = StoredBlock { header: outcome.header, extrinsics: outcome.extrinsics };
-        let due = match store.as_mut() {
-            Some(store) => store.append(stored.clone(), changes.main_storage_changes)?,
-            None => false,
-        };
-        drop(store);
-        let freed = self.nodes.insert(changes.transaction);
-        let block = self.keep(stored, freed);
-        // Subscribers first: who is told that a transaction is in a block can read that block.
-        let _ = self.imported.send(Arc::clone(&block));
-        lock(&self.pool).settle(block.hash, number, &outcome.included, &outcome.invalid);
-        if due {
-            self.snapshot()?;
-        }
-        Ok(block)
-    }
-
-    /// Writes the file anew, beginning with the newest block.
-    fn snapshot(&self) -> Result<(), ChainError> {
-        let mut store = lock(&self.store);
-        if let Some(store) = store.as_mut() {
-            let head = self.head();
-            let block =
-                StoredBlock { header: head.header.clone(), extrinsics: head.extrinsics.clone() };
-            store.start_anew(self.genesis, block, self.nodes.pairs(head.header.state_root))?;
-        }
-        Ok(())
-    }
-
-    /// Makes sure that the file is on the disk.
+    /// Makes sure that the file is on the disk and lets go of it: another chain may use the folder, and what this one
+    /// makes from now on is in memory only.
     ///
     /// # Errors
     /// If the file system refuses.
-    pub fn sync(&self) -> Result<(), StoreError> {
-        lock(&self.store).as_ref().map_or(Ok(()), Store::sync)
-    }
-
-    fn keep(&self, block: StoredBlock, freed: Vec<Vec<u8>>) -> Arc<Block> {
-        let hash = block.header.hash();
-        let block =
-            Arc::new(Block { hash, header: block.header, extrinsics: block.extrinsics, freed });
-        let mut blocks = self.blocks.write().unwrap_or_else(PoisonError::into_inner);
-        blocks.by_number.insert(block.header.number, Arc::clone(&block));
-        blocks.by_hash.insert(hash, Arc::clone(&block));
-        if blocks.by_number.len() > self.kept
-            && let Some((_, oldest)) = blocks.by_number.pop_first()
-        {
-            blocks.by_hash.remove(&oldest.hash);
-            if let Some((_, next)) = blocks.by_number.first_key_value() {
-                self.nodes.forget(&next.freed);
-            }
-        }
-        block
+    pub fn close(&self) -> Result<(), StoreError> {
+        lock(&self.store).take().map_or(Ok(()), |store| store.sync())
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A block in the making.
-struct Build<'a, 'b> {
-    spec: Spec,
-    overlay: &'a mut Overlay,
-    view: &'a View<'b>,
-    until: Instant,
-}
-
-/// What came of it.
-struct Outcome {
-    header: Header,
-    extrinsics: Vec<Vec<u8>>,
-    included: Vec<H256>,
-    invalid: Vec<H256>,
-}
-
-impl Build<'_, '_> {
-    fn run(
-        mut self,
-        parent: &Block,
-        number: u32,
-        ready: Vec<super::pool::Waiting>,
-    ) -> Result<Outcome, CallFailed> {
-        let zero = H256::zero();
-        let header = Header::new(number, zero, zero, parent.hash, Digest::default());
-        execute(self.spec, self.overlay, self.view, "Core_initialize_block", &header.encode())?;
-        let mut extrinsics = Vec::new();
-        for inherent in self.inherents()? {
-            let bytes = inherent.encode();
-            if let Err(error) = self.apply(&bytes)? {
-                return Err(CallFailed::Answer(format!("BlockBuilder_apply_extrinsic: {error:?}")));
-            }
-            extrinsics.push(bytes);
-        }
-        let (mut included, mut invalid) = (Vec::new(), Vec::new());
-        for waiting in ready {
-            if Instant::now() >= self.until {
-                break;
-            }
-            match self.apply(&waiting.bytes) {
-                Ok(Ok(_)) => {
-                    included.push(waiting.hash);
-                    extrinsics.push(waiting.bytes.to_vec());
-                }
-                // It gets another chance in the next block.
-                Ok(Err(TransactionValidityError::Invalid(
-                    InvalidTransaction::Future | InvalidTransaction::ExhaustsResources,
-                ))) => {}
-                Ok(Err(_)) | Err(_) => invalid.push(waiting.hash),
-            }
-        }
-        let function = "BlockBuilder_finalize_block";
-        let header = execute_for(self.spec, self.overlay, self.view, function, &[])?;
-        Ok(Outcome { header, extrinsics, included, invalid })
-    }
-
-    fn inherents(&mut self) -> Result<Vec<OpaqueExtrinsic>, CallFailed> {
-        let function = "BlockBuilder_inherent_extrinsics";
-        let now_key = frame_support::storage::storage_prefix(b"Timestamp", b"Now");
-        let last = sp_state_machine::Backend::<Blake2Hasher>::storage(self.view, &now_key);
-        let last = last
-            .ok()
-            .flatten()
-            .and_then(|bytes| u64::decode(&mut bytes.as_slice()).ok())
-            .unwrap_or(0);
-        let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-        let now = u64::try_from(clock).unwrap_or(u64::MAX).max(last.saturating_add(1));
-        let mut data = InherentData::new();
-        data.put_data(INHERENT_IDENTIFIER, &now)
-            .map_err(|_| CallFailed::Answer(function.to_owned()))?;
-        execute_for(self.spec, self.overlay, self.view, function, &data.encode())
-    }
-
-    /// Applies a transaction, or leaves everything as it was.
-    fn apply(&mut self, bytes: &[u8]) -> Result<ApplyOutcome, CallFailed> {
-        self.overlay.start_transaction();
-        let function = "BlockBuilder_apply_extrinsic";
-        let result: Result<ApplyExtrinsicResult, CallFailed> =
-            execute_for(self.spec, self.overlay, self.view, function, bytes);
-        let ended = match &result {
-            Ok(Ok(_)) => self.overlay.commit_transaction(),
-            _ => self.overlay.rollback_transaction(),
-        };
-        ended.map_err(|_| CallFailed::Panicked(function.to_owned()))?;
-        Ok(result?.map(|dispatched| dispatched.is_ok()))
-    }
-}
-
-/// Whether the call of an included transaction did what it should; or why it was not included.
-type ApplyOutcome = Result<bool, TransactionValidityError>;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn chain(spec: Spec) -> Chain {
-        let genesis = Genesis { spec, ..Genesis::default() };
-        Chain::open(None, Duration::from_secs(10), &genesis).unwrap()
-    }
-
-    #[test]
-    fn a_block_that_was_made_can_be_executed_again() {
-        Spec::ALL.into_iter().for_each(a_block_can_be_executed_again);
-    }
-
-    fn a_block_can_be_executed_again(spec: Spec) {
-        let chain = chain(spec);
-        let parent = chain.head();
-        let block = chain.produce().unwrap();
-        let mut encoded = block.header.encode();
-        parity_scale_codec::Compact(block.extrinsics.len() as u32).encode_to(&mut encoded);
-        encoded.extend(block.extrinsics.concat());
-        let view = chain.state(&parent);
-        let again = execute(spec, &mut Overlay::default(), &view, "Core_execute_block", &encoded);
-        assert_eq!(again, Ok(Vec::new()));
-        assert_eq!(block.header.parent_hash, parent.hash);
-    }
-
-    #[test]
-    fn old_blocks_are_forgotten_and_the_newest_state_stays_whole() {
-        let mut chain = chain(Spec::default());
-        chain.kept = 5;
-        let pairs = |chain: &Chain| chain.nodes.pairs(chain.head().header.state_root);
-        let mut most = 0;
-        for number in 1..40 {
-            let block = chain.produce().unwrap();
-            assert_eq!(block.header.number, number);
-            if number == 10 {
-                most = chain.nodes_len();
-            }
-        }
-        // Only the hashes of the last blocks are added to the state from block to block.
-        assert!(chain.nodes_len() < 2 * most, "{} nodes, {most} before", chain.nodes_len());
-        assert!(chain.at_number(34).is_none() && chain.at_number(35).is_some());
-        let fresh = Nodes::default();
-        assert_eq!(fresh.build(&pairs(&chain)), chain.head().header.state_root);
-        assert_eq!(
-            chain.state(&chain.at_number(35).unwrap()).root(),
-            &chain.at_number(35).unwrap().header.state_root
-        );
-        assert!(!chain.nodes.pairs(chain.at_number(35).unwrap().header.state_root).is_empty());
-    }
 }

@@ -43,6 +43,15 @@ pub enum CallFailed {
 /// A trie node, and how many times the kept blocks refer to it.
 type Node = (Vec<u8>, i32);
 
+/// What a block does to the nodes. A key is here as many times as it was counted.
+#[derive(Debug, Default)]
+pub struct NodeChange {
+    /// Those that its state needs and that are counted now. Forgetting them takes the block back.
+    pub added: Vec<Vec<u8>>,
+    /// Those that only earlier states need, for [`Nodes::forget`] once these are gone.
+    pub freed: Vec<Vec<u8>>,
+}
+
 /// Trie nodes by position and hash.
 #[derive(Debug, Default)]
 pub struct Nodes(RwLock<HashMap<Vec<u8>, Node>>);
@@ -61,18 +70,20 @@ impl Nodes {
         TrieBackendBuilder::new(self, root).build()
     }
 
-    /// Adds what a block adds. Returns the nodes it no longer needs, for [`Nodes::forget`].
-    pub fn insert(&self, mut transaction: PrefixedMemoryDB<Blake2Hasher>) -> Vec<Vec<u8>> {
-        let mut freed = Vec::new();
+    /// Adds what a block adds.
+    pub fn insert(&self, mut transaction: PrefixedMemoryDB<Blake2Hasher>) -> NodeChange {
+        let mut change = NodeChange::default();
         let mut nodes = self.0.write().unwrap_or_else(PoisonError::into_inner);
         for (key, (value, count)) in transaction.drain() {
+            let times = count.unsigned_abs() as usize;
             if count > 0 {
+                change.added.extend(std::iter::repeat_n(key.clone(), times));
                 nodes.entry(key).or_insert((value, 0)).1 += count;
             } else {
-                freed.extend(std::iter::repeat_n(key, count.unsigned_abs() as usize));
+                change.freed.extend(std::iter::repeat_n(key, times));
             }
         }
-        freed
+        change
     }
 
     /// Lets nodes go that no block needs any more.
@@ -102,8 +113,8 @@ impl Nodes {
         root
     }
 
-    /// Changes the state at `root`. Returns the new root and the nodes that it no longer needs.
-    pub fn apply(&self, root: H256, changes: &[Change]) -> (H256, Vec<Vec<u8>>) {
+    /// Changes the state at `root`. Returns the new root.
+    pub fn apply(&self, root: H256, changes: &[Change]) -> (H256, NodeChange) {
         let delta = changes.iter().map(|(key, value)| (key.as_slice(), value.as_deref()));
         let (root, transaction): (H256, BackendTransaction<Blake2Hasher>) =
             self.at(root).storage_root(delta, StateVersion::V1);
@@ -185,7 +196,7 @@ mod tests {
         let key = |n: u32| (n.to_le_bytes().to_vec(), vec![7; 40]);
         let first = nodes.build(&(0..50).map(key).collect::<Vec<_>>());
         let change = (0_u32.to_le_bytes().to_vec(), Some(vec![8; 40]));
-        let (second, freed) = nodes.apply(first, &[change]);
+        let (second, NodeChange { freed, .. }) = nodes.apply(first, &[change]);
         let read = |root, key: u32| nodes.at(root).storage(&key.to_le_bytes()).unwrap();
         assert_eq!(read(first, 0), Some(vec![7; 40]));
         assert_eq!(read(second, 0), Some(vec![8; 40]));
@@ -195,5 +206,28 @@ mod tests {
         assert!(nodes.count() < before);
         assert!((0..50).all(|key| read(second, key).is_some()));
         assert_eq!(nodes.pairs(second).len(), 50);
+    }
+
+    #[test]
+    fn a_branch_that_is_taken_back_leaves_the_others_whole() {
+        let nodes = Nodes::default();
+        let key = |n: u32| (n.to_le_bytes().to_vec(), vec![7; 40]);
+        let root = nodes.build(&(0..50).map(key).collect::<Vec<_>>());
+        let count = nodes.count();
+        let set = |n: u32, to: u8| (n.to_le_bytes().to_vec(), Some(vec![to; 40]));
+        let (first, one) = nodes.apply(root, &[set(0, 8), set(90, 9)]);
+        let (second, two) = nodes.apply(first, &[set(1, 8)]);
+        // The other branch changes the same to the same, and something else.
+        let (other, three) = nodes.apply(root, &[set(0, 8), set(1, 8), set(2, 8)]);
+        nodes.forget(&two.added);
+        nodes.forget(&one.added);
+        for (at, pairs) in [(root, 50), (other, 50)] {
+            let fresh = Nodes::default();
+            assert_eq!(nodes.pairs(at).len(), pairs);
+            assert_eq!(fresh.build(&nodes.pairs(at)), at);
+        }
+        assert!(nodes.at(second).storage(&90_u32.to_le_bytes()).is_err());
+        nodes.forget(&three.added);
+        assert_eq!(nodes.count(), count);
     }
 }

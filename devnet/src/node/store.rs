@@ -1,4 +1,5 @@
-//! The file that a chain is kept in: a snapshot of one block's state, then what each block after it changed.
+//! The file that a chain is kept in: a snapshot of one block's state, then what each block after it changed. The
+//! snapshot's block is final, so that another branch can only begin after it.
 //!
 //! Records are length, checksums, payload. They are only ever appended; from time to time the file is written anew with
 //! a fresh snapshot under another name and renamed. So a crash costs at most the record that was being written.
@@ -63,8 +64,21 @@ pub struct StoredBlock {
 /// One record.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 enum Record {
-    Snapshot { genesis: H256, block: StoredBlock, pairs: Vec<(Vec<u8>, Vec<u8>)> },
-    Block { block: StoredBlock, changes: Vec<Change> },
+    Snapshot {
+        genesis: H256,
+        block: StoredBlock,
+        pairs: Vec<(Vec<u8>, Vec<u8>)>,
+    },
+    Block {
+        block: StoredBlock,
+        changes: Vec<Change>,
+    },
+    /// Another branch takes the place of everything above a height. One record, so that a crash leaves the one branch
+    /// or the other and never a mixture.
+    Fork {
+        above: u32,
+        blocks: Vec<(StoredBlock, Vec<Change>)>,
+    },
 }
 
 /// What a file holds.
@@ -138,7 +152,7 @@ impl Store {
         StoreError::Damaged { path: self.path.clone(), why: why.into() }
     }
 
-    /// Replaces the file by a snapshot.
+    /// Replaces the file by a snapshot of a final block and the blocks after it.
     ///
     /// # Errors
     /// If the file system refuses.
@@ -147,9 +161,13 @@ impl Store {
         genesis: H256,
         block: StoredBlock,
         pairs: Vec<(Vec<u8>, Vec<u8>)>,
+        tail: Vec<(StoredBlock, Vec<Change>)>,
     ) -> Result<(), StoreError> {
         let new = self.path.with_extension("new");
-        let record = framed(&Record::Snapshot { genesis, block, pairs });
+        let mut record = framed(&Record::Snapshot { genesis, block, pairs });
+        for (block, changes) in tail {
+            record.extend(framed(&Record::Block { block, changes }));
+        }
         let write = || -> io::Result<()> {
             let mut file = File::create(&new)?;
             file.write_all(MAGIC)?;
@@ -171,7 +189,23 @@ impl Store {
     /// # Errors
     /// If the file system refuses.
     pub fn append(&mut self, block: StoredBlock, changes: Vec<Change>) -> Result<bool, StoreError> {
-        let record = framed(&Record::Block { block, changes });
+        self.write(&Record::Block { block, changes })
+    }
+
+    /// Puts other blocks in the place of everything above a height. Returns whether it is time for a snapshot.
+    ///
+    /// # Errors
+    /// If the file system refuses.
+    pub fn fork(
+        &mut self,
+        above: u32,
+        blocks: Vec<(StoredBlock, Vec<Change>)>,
+    ) -> Result<bool, StoreError> {
+        self.write(&Record::Fork { above, blocks })
+    }
+
+    fn write(&mut self, record: &Record) -> Result<bool, StoreError> {
+        let record = framed(record);
         self.file.write_all(&record).map_err(failed(&self.path, "written"))?;
         self.grown += record.len() as u64;
         Ok(self.grown > SNAPSHOT_AFTER)
@@ -236,10 +270,17 @@ fn parse(bytes: &[u8]) -> Result<(Loaded, usize), String> {
     };
     let mut loaded = Loaded { genesis, block, pairs, blocks: Vec::new() };
     while let Some((record, end)) = next()? {
-        let Record::Block { block, changes } = record else {
-            return Err("it has a second snapshot".to_owned());
-        };
-        loaded.blocks.push((block, changes));
+        match record {
+            Record::Snapshot { .. } => return Err("it has a second snapshot".to_owned()),
+            Record::Block { block, changes } => loaded.blocks.push((block, changes)),
+            Record::Fork { above, blocks } => {
+                if above < loaded.block.header.number {
+                    return Err(format!("a branch begins at block {above}, before its snapshot"));
+                }
+                loaded.blocks.retain(|(block, _)| block.header.number <= above);
+                loaded.blocks.extend(blocks);
+            }
+        }
         whole = end;
     }
     Ok((loaded, whole))
@@ -264,7 +305,7 @@ mod tests {
     fn written(folder: &Path) -> PathBuf {
         let (mut store, loaded) = Store::open(folder).unwrap();
         assert_eq!(loaded, None);
-        store.start_anew(H256::zero(), block(0), vec![(vec![1], vec![2])]).unwrap();
+        store.start_anew(H256::zero(), block(0), vec![(vec![1], vec![2])], Vec::new()).unwrap();
         for number in 1..4 {
             store.append(block(number), vec![(vec![1], None)]).unwrap();
         }
@@ -282,6 +323,45 @@ mod tests {
             loaded.blocks.iter().map(|(block, _)| block.header.number).collect::<Vec<_>>(),
             [1, 2, 3]
         );
+    }
+
+    fn numbers(folder: &Path) -> Vec<(u32, usize)> {
+        let (_store, loaded) = Store::open(folder).unwrap();
+        let blocks = loaded.unwrap().blocks.into_iter();
+        blocks.map(|(block, changes)| (block.header.number, changes.len())).collect()
+    }
+
+    #[test]
+    fn another_branch_takes_the_place_of_the_old_one_wholly_or_not_at_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = written(folder.path());
+        let before = fs::read(&path).unwrap().len();
+        let (mut store, _) = Store::open(folder.path()).unwrap();
+        store.fork(1, (2..5).map(|number| (block(number), Vec::new())).collect()).unwrap();
+        drop(store);
+        let bytes = fs::read(&path).unwrap();
+        assert_eq!(numbers(folder.path()), [(1, 1), (2, 0), (3, 0), (4, 0)]);
+        // Killed at any byte of the record, the file holds the old branch.
+        for length in before..bytes.len() {
+            fs::write(&path, &bytes[..length]).unwrap();
+            assert_eq!(numbers(folder.path()), [(1, 1), (2, 1), (3, 1)], "{length} bytes");
+        }
+    }
+
+    #[test]
+    fn a_snapshot_comes_with_what_is_not_final() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut store, _) = Store::open(folder.path()).unwrap();
+        let tail = vec![(block(8), Vec::new()), (block(9), Vec::new())];
+        store.start_anew(H256::zero(), block(7), Vec::new(), tail).unwrap();
+        store.fork(8, vec![(block(9), vec![(vec![1], None)])]).unwrap();
+        drop(store);
+        assert_eq!(numbers(folder.path()), [(8, 0), (9, 1)]);
+        let (mut store, _) = Store::open(folder.path()).unwrap();
+        store.fork(6, vec![(block(7), Vec::new())]).unwrap();
+        drop(store);
+        let error = Store::open(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("before its snapshot"), "{error}");
     }
 
     #[test]

@@ -2,6 +2,10 @@
 
 mod author;
 mod chain;
+mod connection;
+mod devnet;
+mod hindrance;
+mod pages;
 mod params;
 mod server;
 mod state;
@@ -13,6 +17,7 @@ use jsonrpsee::server::RegisterMethodError;
 use jsonrpsee::{Methods, RpcModule};
 use serde_json::json;
 
+pub(crate) use connection::CONTROL;
 pub(crate) use server::{Server, serve};
 pub(crate) use system::NODE_NAME;
 
@@ -28,6 +33,7 @@ pub(crate) fn methods(chain: Arc<Chain>) -> Result<Methods, RegisterMethodError>
     chain::register(&mut module)?;
     state::register(&mut module)?;
     author::register(&mut module)?;
+    devnet::register(&mut module)?;
     let mut names: Vec<&str> = module.method_names().collect();
     names.push("rpc_methods");
     names.sort_unstable();

@@ -68,7 +68,7 @@ pub(super) fn block(params: &mut ParamsSequence<'_>, chain: &Chain) -> Answer<Ar
     }
 }
 
-/// As [`block`], for methods that answer null instead.
+/// As [`block`], for methods that answer null instead of an error.
 pub(super) fn block_if_known(params: &Params<'_>, chain: &Chain) -> Answer<Option<Arc<Block>>> {
     Ok(match optional::<H256>(&mut params.sequence())? {
         None => Some(chain.head()),

@@ -11,10 +11,13 @@ use serde_json::{Value, json};
 use sp_core::H256;
 use sp_runtime::traits::{BlakeTwo256, Hash};
 use sp_state_machine::{Backend, IterArgs};
+use sp_version::RuntimeVersion;
+use tokio::sync::broadcast::error::RecvError;
 
 use super::params::{Answer, Bytes, block, call_failed, hex_of, invalid, next, optional};
 use crate::node::chain::{Block, Chain};
 use crate::node::state::CallFailed;
+use crate::runtime::UPGRADES_KEY;
 
 /// The most keys that one call answers with, as in Substrate.
 const MOST_KEYS: u32 = 1000;
@@ -150,17 +153,37 @@ fn decoded<T: Decode>(function: &str, bytes: &[u8]) -> Answer<T> {
     T::decode(&mut &*bytes).map_err(|_| call_failed(&CallFailed::Answer(function.to_owned())))
 }
 
+/// Tells the version, and each other one that the best branch comes to have.
 async fn runtime_version(
     _params: Params<'static>,
     pending: PendingSubscriptionSink,
     chain: Arc<Chain>,
     _extensions: Extensions,
 ) -> SubscriptionResult {
-    let version = chain.version(&chain.head()).map_err(|error| error.to_string())?;
     let sink = pending.accept().await?;
-    sink.send(SubscriptionMessage::new(sink.method_name(), sink.subscription_id(), &version)?)
-        .await?;
-    // It never changes, but the subscription stays open.
-    sink.closed().await;
-    Ok(())
+    let (mut newest, mut blocks) = chain.follow_best();
+    let mut told: Option<RuntimeVersion> = None;
+    let mut upgrades: Option<Vec<u8>> = None;
+    loop {
+        let now = read(&chain, &newest, UPGRADES_KEY)?;
+        if told.is_none() || now != upgrades {
+            upgrades = now;
+            let version = chain.version(&newest).map_err(|error| error.to_string())?;
+            if told.as_ref() != Some(&version) {
+                let message =
+                    SubscriptionMessage::new(sink.method_name(), sink.subscription_id(), &version)?;
+                sink.send(message).await?;
+                told = Some(version);
+            }
+        }
+        let block = tokio::select! {
+            () = sink.closed() => return Ok(()),
+            block = blocks.recv() => block,
+        };
+        match block {
+            Ok(block) => newest = block,
+            Err(RecvError::Lagged(_)) => newest = chain.head(),
+            Err(RecvError::Closed) => return Ok(()),
+        }
+    }
 }

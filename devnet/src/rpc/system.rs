@@ -18,6 +18,9 @@ pub(crate) const NODE_NAME: &str = "Touchstone devnet";
 /// The chain's name.
 const CHAIN: &str = "Touchstone Devnet";
 
+/// A node that is more blocks behind the others says that it is syncing, as Substrate does.
+const MAJOR_SYNC: u32 = 5;
+
 pub(super) fn register(module: &mut RpcModule<Chain>) -> Result<(), RegisterMethodError> {
     module.register_method("system_chain", |_, _, _| CHAIN)?;
     module.register_method("system_chainType", |_, _, _| "Local")?;
@@ -27,14 +30,15 @@ pub(super) fn register(module: &mut RpcModule<Chain>) -> Result<(), RegisterMeth
         "system_properties",
         |_, _, _| json!({ "ss58Format": 42, "tokenDecimals": 9, "tokenSymbol": "TAO" }),
     )?;
-    module.register_method(
-        "system_health",
-        |_, _, _| json!({ "peers": 0, "isSyncing": false, "shouldHavePeers": false }),
-    )?;
+    module.register_method("system_health", |_, chain, _| {
+        let syncing = chain.faults().missed() > MAJOR_SYNC;
+        json!({ "peers": 0, "isSyncing": syncing, "shouldHavePeers": false })
+    })?;
     module.register_method("system_peers", |_, _, _| json!([]))?;
     module.register_method("system_syncState", |_, chain, _| {
-        let head = chain.head().header.number;
-        json!({ "startingBlock": 0, "currentBlock": head, "highestBlock": head })
+        let head = chain.head().number() + chain.faults().lie();
+        let highest = head + chain.faults().missed();
+        json!({ "startingBlock": 0, "currentBlock": head, "highestBlock": highest })
     })?;
     module.register_blocking_method("system_accountNextIndex", |params, chain, _| {
         next_index(&params, &chain)
