@@ -113,7 +113,7 @@ impl Neuron {
             }
             None if first || was_registered => warn!(
                 "the hotkey {hotkey} is not registered on subnet {}: nobody will find this miner. Register it with its \
-                 coldkey, such as by `btcli subnet register`",
+                 coldkey, `miner how-to-register` prints the command",
                 self.netuid
             ),
             _ => {}
