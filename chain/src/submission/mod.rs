@@ -47,7 +47,7 @@ pub struct WeightsPlan {
 #[derive(Debug, Clone, PartialEq)]
 pub enum PlannedKind {
     Plain,
-    Timelocked { reveal: Reveal, round: u64, beacon: Beacon, version: u16 },
+    Timelocked { reveal: Reveal, round: u64, beacon: Box<Beacon>, version: u16 },
     Hashed { reveal: Reveal },
 }
 
@@ -174,7 +174,7 @@ pub fn plan_weights(
         Way::Plain => PlannedKind::Plain,
         Way::Timelocked => {
             let (reveal, round, beacon) = facts.sealing()?;
-            let (beacon, version) = (beacon.clone(), facts.commit_version);
+            let (beacon, version) = (Box::new(beacon.clone()), facts.commit_version);
             PlannedKind::Timelocked { reveal, round, beacon, version }
         }
         Way::Hashed => PlannedKind::Hashed { reveal: facts.clock.reveal(facts.reveal_period)? },
