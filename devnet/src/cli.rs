@@ -38,6 +38,9 @@ A subnet in six steps:
   devnet stake --netuid 1 --hotkey <SS58> --amount 1000 --coldkey //Alice
   devnet sudo-set-commit-reveal --netuid 1 --value 0
 
+Weights are committed under time-lock unless that is switched off, as above; `devnet run --beacon` says where the
+signatures come from that open them. `devnet run --spec 425` is the newer of the two runtimes.
+
 Faults, for tests of what runs against it:
   devnet fault reorg --depth 3
   devnet fault slow 2s

@@ -150,6 +150,7 @@ async fn other_rules_and_weightings_can_be_tried(config: &Config) {
         weights: vec![(task("chat-demo"), 3.0), (task("complete-demo"), 1.0)],
         rules: Some(Rules::of(Preset::Subnet19)),
         constants: vec![("share_exponent".to_owned(), 2.0)],
+        mechanism: None,
     };
     let tuning = tune(config, &changes).await.unwrap();
     assert_eq!(tuning.weights_sum, 4.0);

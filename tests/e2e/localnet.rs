@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ::chain::Chain;
 use ::localnet::{Cheat, Localnet, MinerReport, Options, Report};
-use common::Hotkey;
+use common::{Hotkey, MechanismId};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
@@ -86,7 +86,7 @@ async fn everybody_honest_has_weight(localnet: &Localnet, chain: &Chain) -> (Rep
         }
         let metagraph = chain.metagraph(localnet.netuid).await.unwrap();
         let own = metagraph.neuron(&localnet.validator_hotkey).unwrap().uid;
-        let on_chain = chain.weights(localnet.netuid, own).await.unwrap();
+        let on_chain = chain.weights(localnet.netuid, MechanismId(0), own).await.unwrap();
         // Newer weights may have come in between; then this is no comparison.
         if localnet.validator.status().await.unwrap().weights_block != Some(block) {
             return None;

@@ -1,14 +1,17 @@
 //! A validator on a subnet with commit-reveal: commits, has them revealed, proves it, and tells about it.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
 use ::chain::{Stage, Way};
+use ::devnet::Spec;
+use ::devnet::setup::Client;
 use ::localnet::{Localnet, Options};
 use common::MechanismId;
 use validator::Config;
 use validator::explain::{Question, explain};
-use validator::submitted::{Outcome, dry_run, submitted, text};
+use validator::submitted::{Outcome, Submitted, dry_run, submitted, text};
 
 use crate::support::{bounded, eventually, look_at_chain, start, until_status};
 
@@ -63,6 +66,68 @@ async fn committed_weights_come_into_force_are_proven_and_can_be_explained() {
         localnet.stop().await;
     })
     .await;
+}
+
+/// Blocks between two epochs in which a whole subnet commits: 7 s, longer than a scoring period.
+const TEMPO: u64 = 28;
+
+/// A subnet whose weights are committed and revealed, epoch after epoch.
+async fn five_epochs_in_a_row(spec: Spec) {
+    bounded(async {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("subnet");
+        let options = Options {
+            period: Duration::from_secs(5),
+            commit_reveal: true,
+            spec,
+            ..Options::in_folder(data.clone())
+        };
+        let localnet = start(&options).await;
+        let people = Client::connect(&format!("ws://{}", localnet.rpc)).await.unwrap();
+        people.sudo_set("tempo", Some(localnet.netuid), TEMPO).await.unwrap();
+        let config = config(&data, &localnet);
+        // A change of the tempo moves epochs, so what was committed before, and one that is just being made, do not count.
+        let newest = submitted(&config, 1).await.unwrap();
+        let before = newest.first().map_or(0, |one| one.id) + 1;
+        let chain = look_at_chain(localnet.rpc).await;
+        let metagraph = chain.metagraph(localnet.netuid).await.unwrap();
+        let own = metagraph.neuron(&localnet.validator_hotkey).unwrap().uid;
+
+        // What the chain holds is read here as well, by a client of its own.
+        let mut read: BTreeSet<i64> = BTreeSet::new();
+        eventually("five epochs in a row were committed, revealed and read", async || {
+            let stored = chain.weights(localnet.netuid, MechanismId(0), own).await.unwrap();
+            let mut list = submitted(&config, 100).await.unwrap();
+            list.retain(|one| one.id > before);
+            let failed = |one: &&Submitted| matches!(one.result, Stage::Failed { .. });
+            assert_eq!(list.iter().find(failed), None, "{}", text(&list));
+            let in_force = |one: &&Submitted| matches!(one.result, Stage::InForce { .. });
+            let mut epochs: Vec<u64> = Vec::new();
+            for one in list.iter().filter(in_force) {
+                let weights: Vec<_> = one.weights.iter().map(|w| (w.uid, w.weight)).collect();
+                if weights == stored {
+                    read.insert(one.id);
+                }
+                epochs.extend(one.reveal.map(|reveal| reveal.epoch));
+            }
+            epochs.sort_unstable();
+            let row = epochs.windows(5).any(|five| five[4] == five[0] + 4);
+            (row && read.len() >= 5).then_some(())
+        })
+        .await;
+        localnet.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subnet_commits_and_reveals_five_epochs_in_a_row_with_epochs_by_number() {
+    five_epochs_in_a_row(Spec::V365).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subnet_commits_and_reveals_five_epochs_in_a_row_with_epochs_by_schedule() {
+    five_epochs_in_a_row(Spec::V425).await;
 }
 
 /// Waits until weights were revealed and their explanation comes to what the chain holds.

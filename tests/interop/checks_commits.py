@@ -32,12 +32,10 @@ def another_chain(world: World):
     begin(second)
     wallet = world.wallet("validator")
     second.devnet("faucet", "--to", wallet.coldkeypub.ss58_address, "--amount", "5000")
-    second.client = bt.Subtensor(second.url)
+    second.connect()
     equal(second.client.spec_version, 425, "the spec")
     for name in ("validator", "miner"):
-        hotkey = world.wallet(name).hotkey.ss58_address
-        intent = bt.BurnedRegister(netuid=NETUID, hotkey_ss58=hotkey)
-        second.client.execute(intent, wallet).raise_for_failure()
+        second.register_in_secret(name)
     stake(second)
     permit(second)
     ours = [neuron["hotkey"] for neuron in second.ours()["neurons"]]

@@ -63,18 +63,16 @@ def keys_made_by_our_miner(world: World):
 
 def connecting(world: World):
     """the SDK connects and reads the runtime's metadata"""
-    world.client = bt.Subtensor(world.url)
+    world.connect()
     assert world.client.block > 0
     return f"spec {world.client.spec_version}, a block every {world.client.block_time()} s"
 
 
 def registering_in_secret(world: World):
     """the SDK registers a hotkey by its intent BurnedRegister, which it sends sealed for the block producer alone"""
-    wallet = world.wallet("validator")
-    intent = bt.BurnedRegister(netuid=NETUID, hotkey_ss58=wallet.hotkey.ss58_address)
-    result = world.client.execute(intent, wallet).raise_for_failure()
-    equal(result.data["shielded"], True, "sealed")
-    equal(world.client.neurons.uid(wallet.hotkey.ss58_address, NETUID), 1, "the uid")
+    equal(world.register_in_secret("validator")["shielded"], True, "sealed")
+    hotkey = world.wallet("validator").hotkey.ss58_address
+    equal(world.client.neurons.uid(hotkey, NETUID), 1, "the uid")
 
 
 def registering(world: World):

@@ -94,6 +94,22 @@ class World:
         if self._pids.parent == self.work:
             self._pids.unlink(missing_ok=True)
 
+    # The SDK
+
+    def connect(self) -> None:
+        if self.client is not None:
+            self.client.close()
+        self.client = bt.Subtensor(self.url)
+
+    def register_in_secret(self, hotkey: str) -> dict:
+        """Registers a hotkey as the SDK wants it: sealed for the block producer alone. What it says of it."""
+        wallet = self.wallet(hotkey)
+        intent = bt.BurnedRegister(netuid=NETUID, hotkey_ss58=wallet.hotkey.ss58_address)
+        result = self.client.execute(intent, wallet).raise_for_failure()
+        # A client remembers the next nonce, and does not count the transaction that was sealed.
+        self.connect()
+        return result.data
+
     # Commands
 
     def devnet(self, command: str, *arguments: str) -> str:

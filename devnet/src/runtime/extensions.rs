@@ -361,10 +361,13 @@ impl TransactionExtension<RuntimeCall> for CheckShieldedTxValidity {
     impl_tx_ext_default!(RuntimeCall; weight validate prepare);
 }
 
-/// Takes the fee. Where the chain wants one for a hotkey's calls (see `Fees::Owner`), it is the owning coldkey that pays, and there
-/// is no tip.
+/// Takes the fee. Where the chain wants one for a hotkey's calls (`Fees::Owner`), the owning coldkey pays it, without a
+/// tip.
 #[derive(Encode, Decode, DecodeWithMemTracking, Clone, Eq, PartialEq, Debug, TypeInfo)]
-pub struct ChargeTransactionPayment(#[codec(compact)] pub u64);
+pub struct ChargeTransactionPayment {
+    /// The usual extension, which holds the tip.
+    pub charge_transaction_payment: Usual,
+}
 
 type Usual = pallet_transaction_payment::ChargeTransactionPayment<Runtime>;
 type UsualPre = <Usual as TransactionExtension<RuntimeCall>>::Pre;
@@ -414,7 +417,7 @@ impl TransactionExtension<RuntimeCall> for ChargeTransactionPayment {
     type Pre = (bool, UsualPre);
 
     fn weight(&self, call: &RuntimeCall) -> Weight {
-        Usual::from(self.0).weight(call)
+        self.charge_transaction_payment.weight(call)
     }
 
     fn validate(
@@ -428,7 +431,7 @@ impl TransactionExtension<RuntimeCall> for ChargeTransactionPayment {
         source: TransactionSource,
     ) -> ValidateResult<Self::Val, RuntimeCall> {
         let Some(payer) = payer(&origin, call) else {
-            let (valid, value, origin) = Usual::from(self.0).validate(
+            let (valid, value, origin) = self.charge_transaction_payment.validate(
                 origin,
                 call,
                 info,
@@ -456,7 +459,7 @@ impl TransactionExtension<RuntimeCall> for ChargeTransactionPayment {
         let pre = if by_owner {
             Usual::from(0).prepare(value, origin, call, &paying(info), len)
         } else {
-            Usual::from(self.0).prepare(value, origin, call, info, len)
+            self.charge_transaction_payment.prepare(value, origin, call, info, len)
         };
         Ok((by_owner, pre?))
     }

@@ -51,6 +51,9 @@ const WRITTEN: [Written; 3] = [
     },
 ];
 
+/// The first of two mechanisms' part of the emission, of 65535; the second has the rest.
+const EMISSION_SPLIT: &str = "mechanism_emission_split";
+
 /// Shorter names for some.
 const SHORT: [(&str, &str); 3] = [
     ("reveal_period", "commit_reveal_weights_interval"),
@@ -81,6 +84,13 @@ pub fn hyperparameters() -> Vec<Hyperparameter> {
         bytes: item.bytes,
     });
     let mut all: Vec<Hyperparameter> = written.collect();
+    all.push(Hyperparameter {
+        name: EMISSION_SPLIT.to_owned(),
+        of_subnet: true,
+        largest: u64::from(u16::MAX),
+        call: None,
+        bytes: 2,
+    });
     if let TypeDef::Variant(calls) = admin::Call::<Runtime>::type_info().type_def {
         for call in calls.variants {
             let value = call.fields.last().map(|field| size(field.ty));
@@ -130,6 +140,13 @@ pub(super) fn sudo_set(
     if value > known.largest {
         return Err(SetupError::TooLarge { name: name.to_owned(), value });
     }
+    if let (EMISSION_SPLIT, Some(Netuid(netuid))) = (name, netuid) {
+        // Not above the largest.
+        let first = value as u16;
+        let maybe_split = Some(vec![first, u16::MAX - first]);
+        let call = admin::Call::sudo_set_mechanism_emission_split { netuid, maybe_split };
+        return Ok(RuntimeCall::AdminUtils(call));
+    }
     let netuid = match (known.of_subnet, netuid) {
         (true, None) => return Err(SetupError::NeedsNetuid(name.to_owned())),
         (true, Some(netuid)) => netuid.0.encode(),
@@ -156,6 +173,12 @@ mod tests {
     fn every_hyperparameter_has_a_call_that_decodes() {
         let all = hyperparameters();
         assert!(all.len() > 30, "{}", all.len());
+        let TypeDef::Variant(calls) = admin::Call::<Runtime>::type_info().type_def else {
+            panic!("calls are an enum")
+        };
+        for call in calls.variants.iter().filter_map(|call| call.name.strip_prefix(PREFIX)) {
+            assert!(all.iter().any(|known| known.name == call), "{call} cannot be set");
+        }
         for known in all {
             let call = sudo_set(&known.name, Some(Netuid(1)), known.largest).unwrap();
             let shown = format!("{call:?}");
@@ -179,5 +202,9 @@ mod tests {
         assert!(matches!(call("colour", 2), Err(SetupError::UnknownHyperparameter(_))));
         assert!(matches!(sudo_set("tempo", None, 2), Err(SetupError::NeedsNetuid(_))));
         assert!(sudo_set("stake_threshold", None, 2).is_ok());
+        let split = format!("{:?}", call("mechanism-emission-split", 65_534).unwrap());
+        assert!(split.contains("[65534, 1]"), "{split}");
+        let nowhere = sudo_set("mechanism_emission_split", None, 2);
+        assert!(matches!(nowhere, Err(SetupError::NeedsNetuid(_))));
     }
 }

@@ -51,7 +51,11 @@ pub fn signed(
         frame_system::CheckMortality::from(Era::Immortal),
         CheckNonce(nonce),
         frame_system::CheckWeight::<Runtime>::new(),
-        ChargeTransactionPayment(0),
+        ChargeTransactionPayment {
+            charge_transaction_payment: pallet_transaction_payment::ChargeTransactionPayment::from(
+                0,
+            ),
+        },
         SudoTransactionExtension,
         SubtensorTransactionExtension,
         DrandPriority,

@@ -71,7 +71,7 @@ impl Spec {
 
     /// The spec that a chain has whose runtime says this number: upgrades raise it.
     pub fn of_version(version: u32) -> Option<Self> {
-        Self::ALL.into_iter().filter(|spec| spec.number() <= version).next_back()
+        Self::ALL.into_iter().rfind(|spec| spec.number() <= version)
     }
 
     /// Runs a function of the runtime on the state at hand; `None` if there is none of that name. Panics if the

@@ -264,9 +264,10 @@ async fn weights_are_committed_and_revealed(spec: crate::Spec) {
     let client = Client::connect(&devnet.url).await.unwrap();
     let netuid = prepared(&client).await;
     client.sudo_set("commit_reveal", Some(netuid), 1).await.unwrap();
-    client.sudo_set("tempo", Some(netuid), 40).await.unwrap();
     let api = OnlineClient::<SubstrateConfig>::from_insecure_url(&devnet.url).await.unwrap();
     until(&api, "ValidatorPermit", |list| format!("{list}").contains("true")).await;
+    // Two seconds at least: the round below comes within one.
+    client.sudo_set("tempo", Some(netuid), 100).await.unwrap();
 
     let weights = [(common::Uid(2), 9), (common::Uid(0), 3)];
     let payload = timelock::WeightsPayload::new(&hotkey("validator"), &weights, 0);

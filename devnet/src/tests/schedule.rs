@@ -115,6 +115,12 @@ fn the_metadata_has_the_layouts_of_its_spec_in_every_version() {
             [109, 110].map(Some)
         );
         assert_eq!([&old, &new].map(|of| index(of, "InvalidRevealRound")), [None, Some(111)]);
+        let has_function = |metadata: &Metadata| {
+            let found = metadata.runtime_api_trait_by_name("SubnetInfoRuntimeApi");
+            found.is_some_and(|of| of.method_by_name("get_next_epoch_start_block").is_some())
+        };
+        // The oldest metadata tells of no functions.
+        assert_eq!((has_function(&old), has_function(&new)), (false, version > 14));
         let extensions = |metadata: &Metadata| {
             let version = metadata.extrinsic().transaction_extension_version_to_use_for_encoding();
             let all = metadata.extrinsic().transaction_extensions_by_version(version).unwrap();

@@ -1,4 +1,4 @@
-//! What is published, with the layouts of spec 365.
+//! What is published, with its real layouts.
 
 use frame_support::pallet_prelude::*;
 use frame_support::traits::ConstU32;

@@ -154,7 +154,7 @@ impl<T: Config> Pallet<T> {
             owner: Self::owner_uid(netuid),
             block: now,
             tempo: Tempo::<T>::get(netuid),
-            activity_cutoff: Self::activity_cutoff(netuid).into(),
+            activity_cutoff: Self::activity_cutoff(netuid),
             kappa: Kappa::<T>::get(netuid),
             max_validators: MaxAllowedValidators::<T>::get(netuid),
             stake_threshold: StakeThreshold::<T>::get(),

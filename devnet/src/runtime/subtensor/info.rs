@@ -62,7 +62,7 @@ impl<T: Config> Pallet<T> {
             max_weights_limit: Compact(MaxWeightsLimit::<T>::get(netuid)),
             weights_version: Compact(WeightsVersionKey::<T>::get(netuid)),
             weights_rate_limit: Compact(WeightsSetRateLimit::<T>::get(netuid)),
-            activity_cutoff: Compact(Self::activity_cutoff(netuid)),
+            activity_cutoff: Compact(layout::told(Self::activity_cutoff(netuid))),
             max_validators: Compact(MaxAllowedValidators::<T>::get(netuid)),
             num_uids: Compact(n),
             max_uids: Compact(MaxAllowedUids::<T>::get(netuid)),

@@ -1,4 +1,4 @@
-//! Announcing axons and metrics endpoints: the checks of spec 365 in their order.
+//! Announcing axons and metrics endpoints: the checks of the real chain in their order.
 
 use frame_support::ensure;
 use frame_support::pallet_prelude::DispatchResult;

@@ -17,6 +17,11 @@ pub const SPEC_VERSION: u32 = 365;
 /// How the blocks of an activity cutoff are told.
 pub type CutoffBlocks = u16;
 
+/// An activity cutoff as it is told.
+pub fn told(cutoff: u64) -> CutoffBlocks {
+    cutoff.try_into().unwrap_or(u16::MAX)
+}
+
 /// One share of a hotkey's alpha, as stored.
 pub const ONE_SHARE: u128 = 1 << 64;
 

@@ -64,8 +64,8 @@ impl<T: Config> Pallet<T> {
     }
 
     /// Blocks without weights after which a validator is not counted.
-    pub fn activity_cutoff(netuid: u16) -> super::CutoffBlocks {
-        ActivityCutoff::<T>::get(netuid)
+    pub fn activity_cutoff(netuid: u16) -> u64 {
+        ActivityCutoff::<T>::get(netuid).into()
     }
 
     /// Sets the activity cutoff.

@@ -20,6 +20,11 @@ pub const SPEC_VERSION: u32 = 425;
 /// How the blocks of an activity cutoff are told.
 pub type CutoffBlocks = u64;
 
+/// An activity cutoff as it is told.
+pub fn told(cutoff: u64) -> CutoffBlocks {
+    cutoff
+}
+
 /// One share of a hotkey's alpha, as stored: the mantissa of a decimal number with four places.
 pub const ONE_SHARE: u128 = 10_000;
 

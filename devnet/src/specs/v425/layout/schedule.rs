@@ -99,7 +99,7 @@ impl<T: Config> Pallet<T> {
     }
 
     /// Blocks without weights after which a validator is not counted.
-    pub fn activity_cutoff(netuid: u16) -> super::CutoffBlocks {
+    pub fn activity_cutoff(netuid: u16) -> u64 {
         let factor = u64::from(ActivityCutoffFactorMilli::<T>::get(netuid));
         factor * u64::from(Tempo::<T>::get(netuid)) / 1000
     }
