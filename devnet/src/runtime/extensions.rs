@@ -364,10 +364,7 @@ impl TransactionExtension<RuntimeCall> for CheckShieldedTxValidity {
 /// Takes the fee. Where the chain wants one for a hotkey's calls (`Fees::Owner`), the owning coldkey pays it, without a
 /// tip.
 #[derive(Encode, Decode, DecodeWithMemTracking, Clone, Eq, PartialEq, Debug, TypeInfo)]
-pub struct ChargeTransactionPayment {
-    /// The usual extension, which holds the tip.
-    pub charge_transaction_payment: Usual,
-}
+pub struct ChargeTransactionPayment(#[codec(compact)] pub u64);
 
 type Usual = pallet_transaction_payment::ChargeTransactionPayment<Runtime>;
 type UsualPre = <Usual as TransactionExtension<RuntimeCall>>::Pre;
@@ -417,7 +414,7 @@ impl TransactionExtension<RuntimeCall> for ChargeTransactionPayment {
     type Pre = (bool, UsualPre);
 
     fn weight(&self, call: &RuntimeCall) -> Weight {
-        self.charge_transaction_payment.weight(call)
+        Usual::from(self.0).weight(call)
     }
 
     fn validate(
@@ -431,7 +428,7 @@ impl TransactionExtension<RuntimeCall> for ChargeTransactionPayment {
         source: TransactionSource,
     ) -> ValidateResult<Self::Val, RuntimeCall> {
         let Some(payer) = payer(&origin, call) else {
-            let (valid, value, origin) = self.charge_transaction_payment.validate(
+            let (valid, value, origin) = Usual::from(self.0).validate(
                 origin,
                 call,
                 info,
@@ -459,7 +456,7 @@ impl TransactionExtension<RuntimeCall> for ChargeTransactionPayment {
         let pre = if by_owner {
             Usual::from(0).prepare(value, origin, call, &paying(info), len)
         } else {
-            self.charge_transaction_payment.prepare(value, origin, call, info, len)
+            Usual::from(self.0).prepare(value, origin, call, info, len)
         };
         Ok((by_owner, pre?))
     }

@@ -51,11 +51,7 @@ pub fn signed(
         frame_system::CheckMortality::from(Era::Immortal),
         CheckNonce(nonce),
         frame_system::CheckWeight::<Runtime>::new(),
-        ChargeTransactionPayment {
-            charge_transaction_payment: pallet_transaction_payment::ChargeTransactionPayment::from(
-                0,
-            ),
-        },
+        ChargeTransactionPayment(0),
         SudoTransactionExtension,
         SubtensorTransactionExtension,
         DrandPriority,
