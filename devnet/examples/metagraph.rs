@@ -69,7 +69,11 @@ async fn fill(client: &Client, netuid: Netuid, size: u16) -> anyhow::Result<()> 
     };
     let made = client.register_network(&coldkey, key(0)).await?;
     ensure!(made == netuid, "the chain made subnet {made}, expected {netuid}");
-    for (name, value) in [("tempo", 0), ("max_allowed_uids", size.into())] {
+    for (name, value) in [
+        ("tempo", 0),
+        ("max_allowed_uids", size.into()),
+        ("target_registrations_per_interval", size.into()),
+    ] {
         client.sudo_set(name, Some(netuid), value).await?;
     }
     let registrations =
