@@ -16,8 +16,8 @@ use url::Url;
 use crate::error::{BlockHash, ChainError};
 use crate::metagraph::{self, Metagraph};
 use crate::network::{ChainConfig, shown};
-use crate::nodes::{NodeHealth, NodeState};
-use crate::rpc::{BlockClient, Connection, Loss, turned_away};
+use crate::nodes::{NodeHealth, NodeState, Told, told};
+use crate::rpc::{BlockClient, Connection, Loss, is_too_much, turned_away};
 use crate::storage::At;
 
 /// Block time where the runtime does not state one: that of the main network.
@@ -196,27 +196,22 @@ impl Chain {
         *self.inner.health.lock().unwrap_or_else(PoisonError::into_inner) = states;
     }
 
-    /// Tells the users of [`Chain::blocks`] about a finalized block.
-    ///
-    /// Final blocks are not taken back. So what another node than before tells counts only from the known height on: it may
-    /// be behind. A node that contradicts itself was reset, and there is no other way than to follow it.
-    pub(crate) fn publish(&self, head: Head) {
-        let node = self.current();
+    /// Tells the users of [`Chain::blocks`] about a finalized block that `node` has told of.
+    pub(crate) fn publish(&self, head: Head, node: usize) {
+        let by_the_same_node = self.inner.told_by.load(Ordering::Relaxed) == node;
         let is_new = self.inner.heads.send_if_modified(|last| {
-            if let Some(known) = *last
-                && (head.number < known.number || (head.number == known.number && head != known))
-            {
-                if self.inner.told_by.load(Ordering::Relaxed) != node {
-                    return false;
-                }
+            let told = told(last.as_ref(), &head, by_the_same_node);
+            if let (Told::Contradiction, Some(known)) = (told, &*last) {
                 warn!(
                     endpoint = self.endpoint_of(node),
                     "a final block was taken back: block {} was {}, now the newest is {} with hash {}",
                     known.number, known.hash, head.number, head.hash,
                 );
             }
-            let is_new = *last != Some(head);
-            *last = Some(head);
+            let is_new = told != Told::Nothing;
+            if is_new {
+                *last = Some(head);
+            }
             is_new
         });
         if is_new {
@@ -224,12 +219,30 @@ impl Chain {
         }
     }
 
-    /// Uses another node from the next request on.
+    /// Resolves when another connection has taken the place of this one.
+    pub(crate) async fn replaced(&self, connection: &Arc<Connection>) {
+        let is_another = |now: &Option<Arc<Connection>>| {
+            now.as_ref().is_some_and(|now| !Arc::ptr_eq(now, connection))
+        };
+        // The sender lives as long as this handle.
+        let _ = self.inner.connection.subscribe().wait_for(is_another).await;
+    }
+
+    /// How long a node is left alone after so many failures in a row.
+    pub(crate) fn pause(&self, failures: u32, is_turned_away: bool) -> Duration {
+        let longest = self.inner.config.longest_pause;
+        let pause = backoff(failures, longest, rand::random());
+        if is_turned_away { pause.max(longest * TURNED_AWAY_PAUSES) } else { pause }
+    }
+
+    /// Uses another node from now on.
     pub(crate) async fn change_to(&self, node: usize) {
         self.inner.attempts.lock().await.first = node;
         if let Some(connection) = self.living_connection() {
             connection.leave();
         }
+        // Who still follows the old connection sees the new one. If none can be opened, the next request tries again.
+        let _ = self.connection().await;
     }
 
     /// The connection, if there is one that works as far as is known.
@@ -288,8 +301,7 @@ impl Chain {
         match loss {
             Some(Loss::Left) => return,
             Some(Loss::TurnedAway) => {
-                attempts.nodes[node].not_before =
-                    Some(Instant::now() + self.inner.config.longest_pause * TURNED_AWAY_PAUSES);
+                attempts.nodes[node].not_before = Some(Instant::now() + self.pause(0, true));
             }
             Some(Loss::Broken | Loss::Silent) | None => {}
         }
@@ -298,13 +310,7 @@ impl Chain {
     }
 
     fn pause_after(&self, before: Pause, reason: &ChainError) -> Pause {
-        let longest = self.inner.config.longest_pause;
-        let mut pause = backoff(before.failures, longest, rand::random());
-        if let ChainError::Unreachable { source, .. } = reason
-            && turned_away(source)
-        {
-            pause = pause.max(longest * TURNED_AWAY_PAUSES);
-        }
+        let pause = self.pause(before.failures, was_turned_away(reason));
         Pause {
             failures: before.failures.saturating_add(1),
             not_before: Some(Instant::now() + pause),
@@ -333,6 +339,15 @@ impl Chain {
             }
             _ => Ok(connection),
         }
+    }
+}
+
+/// Whether the node has said that it is asked too much.
+pub(crate) fn was_turned_away(error: &ChainError) -> bool {
+    match error {
+        ChainError::Unreachable { source, .. } => turned_away(source),
+        ChainError::Refused { code, .. } => is_too_much(*code),
+        _ => false,
     }
 }
 

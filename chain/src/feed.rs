@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
-use crate::client::{Chain, Head, block_time, head};
+use crate::client::{Chain, Head, block_time, head, was_turned_away};
 use crate::error::{BlockHash, ChainError};
 use crate::nodes::{Look, NodeState, believed_height, better};
 use crate::rpc::{Connection, header_hash};
@@ -25,6 +25,10 @@ struct Watched {
     /// Kept from look to look, for a node that is not in use.
     connection: Option<Arc<Connection>>,
     steady: u32,
+    /// Looks in a row that have shown nothing good.
+    failures: u32,
+    /// It is left alone until then, and what was seen last.
+    rests: Option<(Instant, String)>,
 }
 
 impl Chain {
@@ -89,6 +93,10 @@ impl Chain {
         genesis: Option<BlockHash>,
     ) -> Result<Look, String> {
         let began = Instant::now();
+        if let Some((until, why)) = watched.rests.clone().filter(|(until, _)| *until > began) {
+            debug!(node, rests_for = ?(until - began), "a node is left alone");
+            return Err(why);
+        }
         let in_use = (node == current).then(|| self.living_connection()).flatten();
         let own = watched.connection.take().filter(|connection| connection.is_alive());
         let connection = match in_use.or(own) {
@@ -108,12 +116,19 @@ impl Chain {
         match height {
             Ok(finalized) => {
                 watched.steady = watched.steady.saturating_add(1);
+                (watched.failures, watched.rests) = (0, None);
                 Ok(Look { finalized, took: began.elapsed(), steady: watched.steady })
             }
             Err(error) => {
-                *watched = Watched::default();
                 let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
-                Err(format!("{error}{}", cause.unwrap_or_default()))
+                let why = format!("{error}{}", cause.unwrap_or_default());
+                let pause = self.pause(watched.failures, was_turned_away(&error));
+                *watched = Watched {
+                    failures: watched.failures.saturating_add(1),
+                    rests: Some((Instant::now() + pause, why.clone())),
+                    ..Watched::default()
+                };
+                Err(why)
             }
         }
     }
@@ -122,20 +137,26 @@ impl Chain {
     async fn follow_connection(&self) -> Result<(), ChainError> {
         const DOING: &str = "following the finalized blocks";
         let connection = self.connection().await?;
+        let node = self.current();
         let subscription = connection.rpc().chain_subscribe_finalized_heads().await;
         let mut headers = subscription.map_err(|error| connection.rpc_error(DOING, error))?;
         let at = connection.finalized().await?;
         let patience = (block_time(&at) * PATIENCE_BLOCKS).max(self.deadline());
         let mut last = head(&at);
-        self.publish(last);
+        self.publish(last, node);
         loop {
-            match tokio::time::timeout(patience, headers.next()).await {
+            // The connection may be left for a better node while it still tells of blocks.
+            let next = tokio::select! {
+                () = self.replaced(&connection) => return Ok(()),
+                next = tokio::time::timeout(patience, headers.next()) => next,
+            };
+            match next {
                 Ok(Some(Ok(header))) => {
                     last = Head {
                         number: BlockNumber(header.number()),
                         hash: header_hash(&at, &header),
                     };
-                    self.publish(last);
+                    self.publish(last, node);
                 }
                 Ok(Some(Err(error))) => return Err(connection.rpc_error(DOING, error)),
                 Ok(None) => {

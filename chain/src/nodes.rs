@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::client::Head;
+
 /// A node whose newest final block is further behind the others' than this many blocks is left.
 pub(crate) const MAX_LAG_BLOCKS: u64 = 5;
 /// A node that comes first in the configuration is taken up again after it was well this many times in a row.
@@ -41,6 +43,31 @@ pub enum NodeState {
     Unusable(String),
 }
 
+/// What a final block that is told of means for those who follow the chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Told {
+    /// It is the next one.
+    News,
+    /// It is known, or from a node that is a little behind the one before.
+    Nothing,
+    /// What was told before does not hold: the node was reset, or the one before has told of blocks that there are not.
+    /// There is no other way than to follow.
+    Contradiction,
+}
+
+/// Final blocks are not taken back, so a lower one is from another node that is behind, or it is a contradiction.
+pub(crate) fn told(known: Option<&Head>, new: &Head, by_the_same_node: bool) -> Told {
+    let Some(known) = known else { return Told::News };
+    if new == known {
+        return Told::Nothing;
+    }
+    match known.number.0.checked_sub(new.number.0) {
+        None => Told::News,
+        Some(behind) if !by_the_same_node && behind <= MAX_LAG_BLOCKS => Told::Nothing,
+        Some(_) => Told::Contradiction,
+    }
+}
+
 /// The height that the nodes together are believed to have reached. `None` while none is usable.
 ///
 /// It is the highest; but where there are three nodes or more, a single one that is far ahead of all others is not
@@ -73,9 +100,26 @@ pub(crate) fn better(current: usize, looks: &[Option<Look>]) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
+    use common::BlockNumber;
     use proptest::prelude::*;
 
     use super::*;
+    use crate::error::BlockHash;
+
+    #[test]
+    fn a_node_that_is_a_little_behind_takes_nothing_back_but_a_contradiction_does() {
+        let head = |number, hash| Head { number: BlockNumber(number), hash: BlockHash([hash; 32]) };
+        let known = head(100, 1);
+        assert_eq!(told(None, &known, false), Told::News);
+        assert_eq!(told(Some(&known), &known, true), Told::Nothing);
+        assert_eq!(told(Some(&known), &head(101, 2), false), Told::News);
+        for behind in [head(95, 3), head(100, 3)] {
+            assert_eq!(told(Some(&known), &behind, false), Told::Nothing, "{behind:?}");
+            assert_eq!(told(Some(&known), &behind, true), Told::Contradiction, "{behind:?}");
+        }
+        let liar = head(u64::MAX, 9);
+        assert_eq!(told(Some(&liar), &known, false), Told::Contradiction);
+    }
 
     fn at(finalized: u64, steady: u32) -> Option<Look> {
         Some(Look { finalized, took: Duration::from_millis(5), steady })

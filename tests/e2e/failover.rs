@@ -41,6 +41,7 @@ impl Pair {
         pair
     }
 
+    /// Requests are answered by this node, and the feed of blocks is its.
     async fn uses(&self, node: &Devnet) {
         let url = node.url();
         until(async || {
@@ -48,6 +49,16 @@ impl Pair {
             (answers && self.chain.endpoint() == url).then_some(())
         })
         .await;
+        let blocks = self.chain.blocks();
+        for _ in 0..3 {
+            let height = node.inside.finalized().number();
+            until(async || {
+                let head = (*blocks.borrow())?;
+                let own = node.inside.at_number(u32::try_from(head.number.0).ok()?)?;
+                (head.number.0 > u64::from(height) && own.hash.0 == head.hash.0).then_some(())
+            })
+            .await;
+        }
     }
 
     async fn stop(self) {

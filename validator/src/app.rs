@@ -7,11 +7,12 @@ use std::time::Duration;
 use anyhow::Context;
 use axum::routing::get;
 use axum::{Json, Router};
-use chain::Chain;
 use chain::wallet::load_hotkey;
+use chain::{Chain, NodeHealth, NodeState};
 use common::{Hotkey, Keypair, MechanismId, TaskId};
 use rand::SeedableRng;
 use rand_chacha::ChaCha12Rng;
+use serde_json::json;
 use service::http::{ApiError, Health, Limits, layers, operations, serve};
 use tasks::Catalogue;
 use tokio::net::TcpListener;
@@ -349,16 +350,37 @@ fn health(handle: Handle) -> impl Fn() -> Health + Clone + Send + Sync + 'static
         let block = handle.chain.blocks().borrow().map(|head| head.number.0);
         Health::ok()
             .with("block", block)
+            .with("chain_nodes", nodes_health(handle.chain.nodes()))
             .with("contenders", handle.network.contenders().len())
             .with("weights_block", handle.confirmed.borrow().as_ref().map(|set| set.block.0))
             .with("weights", weights_health(&handle.progress.borrow()))
     }
 }
 
+/// Which chain nodes there are, which is asked, and how far behind each is. Why one is not usable is in the log: an error may
+/// name what is not for the public.
+fn nodes_health(nodes: Vec<NodeHealth>) -> Vec<serde_json::Value> {
+    let one = |NodeHealth { endpoint, in_use, state }| match state {
+        NodeState::Unknown => json!({ "endpoint": endpoint, "in_use": in_use, "state": "unknown" }),
+        NodeState::Well { look, lag } => json!({
+            "endpoint": endpoint,
+            "in_use": in_use,
+            "state": "well",
+            "finalized": look.finalized,
+            "lag_blocks": lag,
+            "answered_in_ms": look.took.as_secs_f64() * 1e3,
+        }),
+        NodeState::Unusable(_) => {
+            json!({ "endpoint": endpoint, "in_use": in_use, "state": "unusable" })
+        }
+    };
+    nodes.into_iter().map(one).collect()
+}
+
 /// Each mechanism's weights at a glance.
 fn weights_health(progress: &Progress) -> Vec<serde_json::Value> {
     let one = |(mechanism, progress): (&MechanismId, &MechanismProgress)| {
-        serde_json::json!({
+        json!({
             "mechanism": mechanism,
             "in_force_since": progress.in_force.as_ref().map(|set| set.block),
             "committed": progress.committed,

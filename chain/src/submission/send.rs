@@ -132,9 +132,10 @@ async fn read(at: &At, submission: &Submission) -> Result<Standing, SubmitError>
     let (waiting, pulse) = match &submission.kind {
         Kind::Plain => (None, None),
         Kind::Timelocked { reveal, round, digest } => {
-            let current = facts.clock.epoch().unwrap_or(reveal.commit_epoch);
-            let epochs = reveal.commit_epoch.saturating_sub(1)
-                ..=current.min(reveal.commit_epoch.saturating_add(LATE_EPOCHS));
+            // A change of the tempo may have renumbered the epochs; the one that was foreseen is looked at in any case.
+            let latest = reveal.commit_epoch.saturating_add(LATE_EPOCHS);
+            let current = facts.clock.epoch().unwrap_or(0).clamp(reveal.commit_epoch, latest);
+            let epochs = reveal.commit_epoch.saturating_sub(1)..=current;
             sealed(at, submission, epochs, *round, digest).await?
         }
         Kind::Hashed { digest, .. } => (hashed(at, submission, &facts.clock, digest).await?, None),
