@@ -12,6 +12,7 @@ mod ids;
 mod keypair;
 pub mod openai;
 pub mod receipt;
+pub mod session;
 
 pub use hotkey::{BadHotkey, Hotkey};
 pub use ids::{BadTaskId, BadVolume, BlockNumber, MechanismId, Netuid, TaskId, Uid, Volume};
