@@ -46,6 +46,10 @@ pub struct Receipt {
     pub hotkey: Hotkey,
     /// sr25519 over [`Generated::digest`], `0x` and lowercase hex.
     pub signature: String,
+    /// In a session: proves to the one who asked, and to nobody else, what the signature proves to everybody, and is quicker
+    /// to check. See [`crate::session`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tag: Option<String>,
 }
 
 /// SHA-256 of a request's body, lowercase hex.
@@ -89,7 +93,7 @@ impl Generated {
     /// Signs with the miner's hotkey.
     pub fn sign(self, keypair: &Keypair) -> Receipt {
         let signature = format!("0x{}", hex::encode(keypair.sign(&self.digest())));
-        Receipt { generated: self, hotkey: keypair.hotkey(), signature }
+        Receipt { generated: self, hotkey: keypair.hotkey(), signature, tag: None }
     }
 }
 

@@ -13,6 +13,7 @@ use axum::{Json, Router};
 use common::btauth::{self, Rejection, Verifier};
 use common::openai::{self, Asked, BadRequest, Kind, Limits as TaskLimits};
 use common::receipt::request_digest;
+use common::session::{self, Sessions};
 use common::{Hotkey, Keypair, TaskId};
 use engine::{EngineError, SharedEngine};
 use serde_json::json;
@@ -44,6 +45,7 @@ const METAGRAPH_RETRY: Duration = Duration::from_secs(5);
 pub(crate) struct Shared {
     pub(crate) keypair: Keypair,
     pub(crate) verifier: Verifier,
+    pub(crate) sessions: Sessions,
     /// [`BODIES`] places.
     pub(crate) bodies: Semaphore,
     pub(crate) rules: AccessConfig,
@@ -71,6 +73,8 @@ struct Call {
     /// Of the capacity.
     share: f64,
     body: Bytes,
+    /// If it is part of one.
+    session: Option<session::Claim>,
     id: String,
     arrived: Instant,
 }
@@ -95,6 +99,7 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
             Kind::Completion.path(),
             post(|state: Context, request| generate(state, Kind::Completion, request)),
         )
+        .route(session::PATH, post(open_session))
         .route("/v1/models", get(models))
         .route("/capacity", get(capacity))
         .with_state(shared)
@@ -117,6 +122,12 @@ async fn capacity(State(shared): Context, request: Request) -> Result<Response, 
     Ok(Json(shared.ledger.declare(&call.validator, call.share, call.arrived)).into_response())
 }
 
+async fn open_session(State(shared): Context, request: Request) -> Result<Response, ApiError> {
+    let call = shared.authenticate(request).await.map_err(|refused| shared.count(refused))?;
+    let accepted = shared.accept_session(&call).map_err(|refused| shared.count(refused))?;
+    Ok(Json(accepted).into_response())
+}
+
 async fn models(State(shared): Context, request: Request) -> Result<Response, ApiError> {
     shared.authenticate(request).await.map_err(|refused| shared.count(refused))?;
     let owner = shared.keypair.hotkey();
@@ -137,16 +148,42 @@ impl Shared {
         let arrived = Instant::now();
         let (parts, body) = request.into_parts();
         let header = |name: &str| header(&parts.headers, name);
-        let claimed = self.verifier.claimed(header, unix_time_ns()).map_err(unauthenticated)?;
+        let session = self.sessions.claimed(header, arrived).map_err(no_session)?;
+        let claimed = match &session {
+            Some(session) => session.hotkey(),
+            None => self.verifier.claimed(header, unix_time_ns()).map_err(unauthenticated)?,
+        };
         let share = self.share_of(&claimed)?;
         let body = self.read_body(body).await?;
         let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
         let signed = btauth::Request { method: parts.method.as_str(), target, body: &body };
-        let now_ns = unix_time_ns();
-        let sender = self.verifier.check(&signed, header, now_ns).map_err(unauthenticated)?;
-        self.verifier.remember(&sender, now_ns).map_err(unauthenticated)?;
+        if let Some(session) = &session {
+            session.check(&signed).map_err(no_session)?;
+        } else {
+            let now_ns = unix_time_ns();
+            let sender = self.verifier.check(&signed, header, now_ns).map_err(unauthenticated)?;
+            self.verifier.remember(&sender, now_ns).map_err(unauthenticated)?;
+        }
         let id = parts.extensions.get::<RequestId>().map_or("none", RequestId::as_str).to_owned();
-        Ok(Call { validator: sender.hotkey, share, body, id, arrived })
+        Ok(Call { validator: claimed, share, body, session, id, arrived })
+    }
+
+    /// Only a signature opens a session, so that none outlives its term by opening the next.
+    fn accept_session(&self, call: &Call) -> Result<session::Accepted, Refused> {
+        let bad = |why: String| Refused {
+            outcome: Outcome::BadRequest,
+            task: None,
+            error: ApiError::bad_request(why),
+        };
+        if call.session.is_some() {
+            return Err(bad("a session is opened by a request that is signed".to_owned()));
+        }
+        let opening = serde_json::from_slice(&call.body)
+            .map_err(|error| bad(format!("the body is no request for a session: {error}")))?;
+        let (secret, id) = (rand::random(), rand::random());
+        self.sessions
+            .accept(&call.validator, &opening, &self.keypair, secret, id, call.arrived)
+            .map_err(|error| bad(error.to_string()))
     }
 
     /// The share of the capacity that `hotkey` has, if it may send requests.
@@ -228,6 +265,7 @@ impl Shared {
         };
         let work = Work {
             validator: call.validator,
+            session: call.session,
             task: task.clone(),
             request_digest: request_digest(&call.body),
             max_tokens: asked.generation.max_tokens,
@@ -281,6 +319,11 @@ fn unauthenticated(rejection: Rejection) -> Refused {
         }
     };
     Refused { outcome, task: None, error: error.with_code(rejection.name()) }
+}
+
+fn no_session(rejection: session::Rejection) -> Refused {
+    let error = ApiError::unauthenticated(rejection.to_string()).with_code(rejection.name());
+    Refused { outcome: Outcome::Unauthenticated, task: None, error }
 }
 
 fn engine_error(task: &TaskId, error: EngineError) -> (Outcome, ApiError) {

@@ -11,6 +11,7 @@ use axum::Router;
 use chain::wallet::load_hotkey;
 use chain::{Chain, ChainError, WalletError};
 use common::btauth::{Verifier, Windows};
+use common::session::{Sessions, Terms};
 use common::{Hotkey, Keypair, TaskId};
 use engine::{EngineError, SharedEngine};
 use service::http::{self, Health};
@@ -185,6 +186,7 @@ fn router(
     let shared = Arc::new(Shared {
         keypair: neuron.keypair.clone(),
         verifier: Verifier::new(hotkey, Windows::default()).since(api::unix_time_ns()),
+        sessions: Sessions::new(Terms::default()),
         bodies: Semaphore::new(api::BODIES),
         rules: config.access.clone(),
         access: Arc::clone(&neuron.access),

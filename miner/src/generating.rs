@@ -10,6 +10,7 @@ use std::time::Instant;
 use common::generation::FinishReason;
 use common::openai::Usage;
 use common::receipt::{Generated, Receipt, Timings};
+use common::session;
 use common::{Hotkey, Keypair, TaskId};
 use engine::{EngineError, Event, Generating, Piece};
 use futures::StreamExt;
@@ -47,6 +48,7 @@ pub(crate) struct Done {
 #[derive(Debug)]
 pub(crate) struct Work {
     pub(crate) validator: Hotkey,
+    pub(crate) session: Option<session::Claim>,
     pub(crate) task: TaskId,
     pub(crate) request_digest: String,
     pub(crate) max_tokens: u32,
@@ -160,7 +162,9 @@ impl Work {
             },
         };
         let usage = Usage::new(prompt_tokens, completion_tokens);
-        Done { finish_reason, usage, receipt: generated.sign(&self.keypair) }
+        let session = self.session.as_ref();
+        let tag = session.map(|session| session.receipt_tag(&generated.digest()));
+        Done { finish_reason, usage, receipt: Receipt { tag, ..generated.sign(&self.keypair) } }
     }
 
     /// Logs a failure, once, and says what is left to tell the client.

@@ -4,6 +4,7 @@ use common::capacity::Declaration;
 use common::generation::{FinishReason, Role};
 use common::openai::Answer;
 use common::receipt::request_digest;
+use common::session::{self, Opener};
 use common::{Keypair, TaskId, Volume};
 use futures::StreamExt;
 use serde_json::json;
@@ -315,4 +316,54 @@ async fn stopping_waits_for_no_client_for_ever() {
     hanging.next().await.unwrap().unwrap();
     world.stop().await;
     while let Some(Ok(_)) = hanging.next().await {}
+}
+
+#[tokio::test]
+async fn a_session_takes_the_place_of_signatures() {
+    let world = World::start(hello(), |_| {}).await;
+    let opener = Opener::new([1; 32]);
+    let opening = serde_json::to_value(opener.opening()).unwrap();
+    let accepted = world.post(session::PATH, &opening).await;
+    assert_eq!(accepted.status(), 200);
+    let accepted = accepted.json().await.unwrap();
+    let own = world.validator.hotkey();
+    let session = opener.complete(&own, &world.miner, &accepted).unwrap();
+
+    let body = chat(json!({})).to_string();
+    let send = async |path: &str, counter| {
+        let signed = btauth::Request { method: "POST", target: path, body: body.as_bytes() };
+        let mut request = world.client.post(format!("{}{path}", world.url)).body(body.clone());
+        for (name, value) in session.headers(&signed, counter) {
+            request = request.header(name, value);
+        }
+        request.send().await.unwrap()
+    };
+    let text = send(CHAT, 0).await.text().await.unwrap();
+    let chunks = events(&text);
+    let receipt = chunk(chunks[chunks.len() - 2]).receipt.unwrap();
+    assert!(receipt.is_signed_by(&world.miner), "the signature is for everybody else");
+    let tag = receipt.tag.unwrap();
+    assert!(session.is_receipt_tag(0, &receipt.generated.digest(), &tag));
+
+    let (status, error) = error_of(send(CHAT, 0).await).await;
+    assert_eq!((status, error["code"].as_str()), (401, Some("ReplayedRequest")));
+    let (status, error) = error_of(send(session::PATH, 1).await).await;
+    assert_eq!((status, error["type"].as_str()), (400, Some("invalid_request_error")));
+    assert_eq!(send(CHAT, 2).await.status(), 200);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn only_who_may_ask_opens_sessions() {
+    let world = World::start(hello(), |_| {}).await;
+    let body = serde_json::to_string(&Opener::new([1; 32]).opening()).unwrap();
+    let without_permit = Keypair::development("Ferdie");
+    let signed = world.signed(&without_permit, &Method::POST, session::PATH, &body);
+    let refused = world.send(Method::POST, session::PATH, &body, signed).await;
+    assert_eq!(refused.status(), 403);
+    for body in [json!({}), json!({"version": 2, "key": "00"}), json!({"version": 1, "key": "00"})]
+    {
+        assert_eq!(world.post(session::PATH, &body).await.status(), 400, "{body}");
+    }
+    world.stop().await;
 }
