@@ -138,7 +138,8 @@ impl Accounts {
                 id: format!("{:032x}", rng.random::<u128>()),
                 task: query.task.clone(),
                 miner: query.miner,
-                request: query.body.clone(),
+                // We have written it ourselves, as JSON.
+                request: String::from_utf8_lossy(&query.body).into_owned(),
                 text: served.text,
                 receipt: served.receipt,
             },
@@ -339,7 +340,7 @@ mod tests {
                 url: "http://127.0.0.1:9".parse().unwrap(),
                 task: id.task.clone(),
                 kind: Kind::Chat,
-                body: "{}".to_owned(),
+                body: "{}".into(),
                 max_tokens: 10,
                 timeouts: Timeouts { first_token: Duration::ZERO, total: Duration::ZERO },
                 cut_short: false,

@@ -111,7 +111,7 @@ impl App {
             .with_context(|| format!("cannot listen on {} (`api.listen`)", config.listen))?;
         let address = listener.local_addr().context("the listener has no address")?;
         let chain = Chain::new(config.chain.clone())?;
-        let asker = Asker::new(keypair.clone()).context("the HTTP client cannot be set up")?;
+        let asker = Asker::new(keypair.clone());
 
         let mut registry = service::metrics::registry("validator", env!("CARGO_PKG_VERSION"));
         let metrics = Metrics::new(registry.sub_registry_with_prefix("touchstone_validator"));

@@ -3,27 +3,29 @@
 //! Synthetic and organic requests take this same road, so a miner cannot tell them apart and both are accounted alike.
 
 mod answer;
+mod link;
 mod outcome;
+mod sessions;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use common::openai::{ErrorBody, Kind};
-use common::{Hotkey, Keypair, TaskId, btauth};
-use futures::StreamExt;
+use common::{Hotkey, Keypair, TaskId};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use hyper::{Method, Response, StatusCode};
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
 pub use answer::AnswerStream;
 pub use outcome::{Failure, NotOpened, Ours, Outcome, Served, Trouble};
 
-use crate::clock::unix_ns;
 use crate::lag::{Lags, is_ours};
+use link::{CONNECT_DEADLINE, Call, Link, SendError};
 use outcome::whose;
 
-/// How long a connection may take to open.
-const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 /// What is read of a refusal, to tell the user why.
 const MAX_REFUSAL_BYTES: usize = 16 << 10;
 
@@ -36,7 +38,7 @@ pub struct Query {
     pub task: TaskId,
     pub kind: Kind,
     /// Sent as it is; the receipt is bound to these bytes.
-    pub body: String,
+    pub body: Bytes,
     pub max_tokens: u32,
     pub timeouts: Timeouts,
     /// Whether the time for the first token is less than the task allows, because some of it was spent before. That it
@@ -54,9 +56,7 @@ pub struct Timeouts {
 /// Sends signed requests to miners.
 #[derive(Debug, Clone)]
 pub struct Asker {
-    http: reqwest::Client,
-    keypair: Keypair,
-    nonces: Arc<btauth::Nonces>,
+    link: Arc<Link>,
     lags: Arc<Lags>,
 }
 
@@ -83,19 +83,14 @@ impl Watch {
 }
 
 impl Asker {
-    /// # Errors
-    /// If the HTTP client cannot be set up, for example without TLS roots.
-    pub fn new(keypair: Keypair) -> Result<Self, reqwest::Error> {
-        let http = reqwest::Client::builder()
-            .tcp_nodelay(true)
-            .connect_timeout(CONNECT_DEADLINE)
-            .pool_idle_timeout(Duration::from_secs(60))
-            // A miner that redirects would send us to an address that nobody has checked.
-            .redirect(reqwest::redirect::Policy::none())
-            .user_agent(concat!("touchstone-validator/", env!("CARGO_PKG_VERSION")))
-            .no_proxy()
-            .build()?;
-        Ok(Self { http, keypair, nonces: Arc::default(), lags: Arc::default() })
+    /// Asks with this hotkey.
+    pub fn new(keypair: Keypair) -> Self {
+        Self { link: Link::new(keypair), lags: Arc::default() }
+    }
+
+    /// Drops what is kept for miners that have left the subnet.
+    pub fn forget(&self, gone: impl Fn(&Hotkey) -> bool) {
+        self.link.forget(gone);
     }
 
     /// What tells whether this process was held up. Somebody has to run [`Lags::watch`].
@@ -124,56 +119,34 @@ impl Asker {
     /// # Errors
     /// If the miner refuses or fails before it starts to answer.
     pub async fn open(&self, query: &Query) -> Result<AnswerStream, NotOpened> {
-        let url = query
-            .url
-            .join(query.kind.path())
-            .map_err(|error| NotOpened::Trouble(Failure::Unreachable(error.to_string()).into()))?;
-        let request =
-            self.http.post(url).header("content-type", "application/json").body(query.body.clone());
-        let request =
-            self.sign(request, "POST", query.kind.path(), query.body.as_bytes(), &query.miner);
-        let watch = Watch {
-            started: Instant::now(),
-            cut_short: query.cut_short,
-            lags: Arc::clone(&self.lags),
+        let call = Call {
+            miner: &query.miner,
+            url: &query.url,
+            method: &Method::POST,
+            path: query.kind.path(),
+            body: &query.body,
         };
+        let watch = self.watch(query.cut_short);
         let limit = query.timeouts.first_token;
-        let response = match timeout_at(watch.started + limit, request.send()).await {
+        let (response, proof) = match timeout_at(watch.started + limit, self.link.send(call)).await
+        {
             Err(_) => {
                 return Err(NotOpened::Trouble(watch.ran_out(limit, Failure::NoFirstToken(limit))));
             }
             Ok(Err(error)) => {
                 return Err(NotOpened::Trouble(not_sent(&error, &query.url, &watch)));
             }
-            Ok(Ok(response)) => response,
+            Ok(Ok(answer)) => answer,
         };
-        match response.status().as_u16() {
-            200 => {}
-            429 => return Err(NotOpened::Refused),
-            400 | 413 => return Err(NotOpened::Unacceptable(self.reason(response, query).await)),
-            status => return Err(NotOpened::Trouble(Failure::Status(status).into())),
-        }
-        Ok(AnswerStream::new(response, query.clone(), watch))
-    }
-
-    /// What a miner gives as the reason of a refusal, as one short line.
-    async fn reason(&self, mut response: reqwest::Response, query: &Query) -> String {
-        let read = async {
-            let mut body = Vec::new();
-            while let Ok(Some(part)) = response.chunk().await {
-                body.extend_from_slice(&part);
-                if body.len() > MAX_REFUSAL_BYTES {
-                    break;
-                }
+        match response.status() {
+            StatusCode::OK => {}
+            StatusCode::TOO_MANY_REQUESTS => return Err(NotOpened::Refused),
+            StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE => {
+                return Err(NotOpened::Unacceptable(reason(response, query).await));
             }
-            body
-        };
-        let body = tokio::time::timeout(query.timeouts.first_token, read).await.unwrap_or_default();
-        let parsed: Option<ErrorBody> = serde_json::from_slice(&body).ok();
-        parsed.map_or_else(
-            || "the request is not acceptable".to_owned(),
-            |body| plain(&body.error.message),
-        )
+            status => return Err(NotOpened::Trouble(Failure::Status(status.as_u16()).into())),
+        }
+        Ok(AnswerStream::new(response.into_body(), proof, query.clone(), watch))
     }
 
     /// Fetches a miner's declared capacity: the body as it came, at most 256 KiB.
@@ -187,48 +160,44 @@ impl Asker {
         deadline: Duration,
     ) -> Result<Bytes, Trouble> {
         const MAX_BYTES: usize = 256 << 10;
-        let target =
-            url.join("/capacity").map_err(|error| Failure::Unreachable(error.to_string()))?;
-        let request = self.sign(self.http.get(target), "GET", "/capacity", b"", miner);
-        let watch =
-            Watch { started: Instant::now(), cut_short: false, lags: Arc::clone(&self.lags) };
+        let body = Bytes::new();
+        let call = Call { miner, url, method: &Method::GET, path: "/capacity", body: &body };
+        let watch = self.watch(false);
         let fetch = async {
-            let response = request.send().await.map_err(|error| not_sent(&error, url, &watch))?;
-            if response.status() != reqwest::StatusCode::OK {
+            let sent = self.link.send(call).await;
+            let (response, _) = sent.map_err(|error| not_sent(&error, url, &watch))?;
+            if response.status() != StatusCode::OK {
                 return Err(Failure::Status(response.status().as_u16()).into());
             }
-            let mut body = Vec::new();
-            let mut bytes = response.bytes_stream();
-            while let Some(part) = bytes.next().await {
-                body.extend_from_slice(&part.map_err(|error| whose(&error, url, Failure::Broken))?);
-                if body.len() > MAX_BYTES {
-                    return Err(Failure::TooMuch { bytes: MAX_BYTES }.into());
+            let body = Limited::new(response.into_body(), MAX_BYTES).collect().await;
+            body.map(|body| body.to_bytes()).map_err(|error| {
+                if error.is::<http_body_util::LengthLimitError>() {
+                    Failure::TooMuch { bytes: MAX_BYTES }.into()
+                } else {
+                    whose(error.as_ref(), url, Failure::Broken)
                 }
-            }
-            Ok(Bytes::from(body))
+            })
         };
         tokio::time::timeout(deadline, fetch)
             .await
             .unwrap_or_else(|_| Err(watch.ran_out(deadline, Failure::NoEnd(deadline))))
     }
 
-    fn sign(
-        &self,
-        request: reqwest::RequestBuilder,
-        method: &str,
-        target: &str,
-        body: &[u8],
-        miner: &Hotkey,
-    ) -> reqwest::RequestBuilder {
-        let nonce = self.nonces.next(unix_ns());
-        let headers = btauth::sign(
-            &btauth::Request { method, target, body },
-            &self.keypair,
-            Some(miner),
-            nonce,
-        );
-        headers.into_iter().fold(request, |request, (name, value)| request.header(name, value))
+    fn watch(&self, cut_short: bool) -> Watch {
+        Watch { started: Instant::now(), cut_short, lags: Arc::clone(&self.lags) }
     }
+}
+
+/// What a miner gives as the reason of a refusal, as one short line.
+async fn reason(response: Response<Incoming>, query: &Query) -> String {
+    let read = Limited::new(response.into_body(), MAX_REFUSAL_BYTES).collect();
+    let read = tokio::time::timeout(query.timeouts.first_token, read).await;
+    let body = read.ok().and_then(Result::ok).map(|body| body.to_bytes());
+    let parsed: Option<ErrorBody> = body.and_then(|body| serde_json::from_slice(&body).ok());
+    parsed.map_or_else(
+        || "the request is not acceptable".to_owned(),
+        |body| plain(&body.error.message),
+    )
 }
 
 /// A stranger's words as one line of bounded length, fit for logs and users.
@@ -237,14 +206,13 @@ fn plain(text: &str) -> String {
 }
 
 /// Why a request got no answer at all.
-fn not_sent(error: &reqwest::Error, miner: &Url, watch: &Watch) -> Trouble {
-    let trouble = whose(error, miner, |why| {
-        if error.is_connect() || error.is_timeout() {
-            Failure::Unreachable(why)
-        } else {
-            Failure::Broken(why)
-        }
-    });
+fn not_sent(error: &SendError, miner: &Url, watch: &Watch) -> Trouble {
+    let trouble = match error {
+        SendError::Address(why) => Failure::Unreachable(why.clone()).into(),
+        SendError::Http(http) => whose(http, miner, |why| {
+            if error.is_connect() { Failure::Unreachable(why) } else { Failure::Broken(why) }
+        }),
+    };
     match trouble {
         Trouble::Theirs(failure) if error.is_timeout() => watch.ran_out(CONNECT_DEADLINE, failure),
         trouble => trouble,

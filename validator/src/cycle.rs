@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use common::Hotkey;
 use rand::SeedableRng;
 use rand_chacha::ChaCha12Rng;
@@ -314,7 +315,7 @@ impl Cycle {
             let mut rng = ChaCha12Rng::seed_from_u64(seed);
             let request = tasks::synthetic::request(task, &mut rng);
             let max_tokens = request.generation.max_tokens;
-            let query = query(id.hotkey, &contender, task, request.body, max_tokens);
+            let query = query(id.hotkey, &contender, task, request.body.into(), max_tokens);
             let under_way = accounts.begin(id, max_tokens, Origin::Synthetic { burst });
             let outcome = asker.ask(&query).await;
             under_way.settle(&query, outcome, task.checking.share, &mut rng);
@@ -450,7 +451,7 @@ pub fn query(
     miner: Hotkey,
     contender: &Contender,
     task: &Task,
-    body: String,
+    body: Bytes,
     max_tokens: u32,
 ) -> Query {
     Query {

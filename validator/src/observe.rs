@@ -156,7 +156,7 @@ impl Observer {
 
     /// Takes over what has changed in the subnet, and says it.
     fn take_over(&self, metagraph: Metagraph) {
-        let Subnet { own, netuid, network, router, .. } = &self.subnet;
+        let Subnet { own, netuid, network, router, asker, .. } = &self.subnet;
         let registered = metagraph.neuron(own).map(|neuron| neuron.uid);
         let Some(changes) = network.update(metagraph) else {
             if registered.is_none() {
@@ -164,7 +164,9 @@ impl Observer {
             }
             return;
         };
-        router.forget(&changes.gone());
+        let gone = changes.gone();
+        router.forget(&gone);
+        asker.forget(|hotkey| gone.contains(hotkey));
         for line in changes.lines() {
             info!("{line}");
         }

@@ -15,6 +15,7 @@ use axum::http::header::AUTHORIZATION;
 use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use bytes::Bytes;
 use common::openai::{self, Asked, Kind};
 use rand::SeedableRng;
 use rand_chacha::ChaCha12Rng;
@@ -175,7 +176,7 @@ impl Api {
         slot: OwnedSemaphorePermit,
         mut rng: ChaCha12Rng,
     ) -> Result<Relay, ApiError> {
-        let body = wire::miner_body(&task.id, &asked.generation);
+        let body = Bytes::from(wire::miner_body(&task.id, &asked.generation));
         let contenders = self.network.contenders();
         let routes = self.router.choose(&task.id, ATTEMPTS, &mut rng);
         let mut relay = Relay::new(Arc::clone(self), task, asked, slot, rng);

@@ -135,7 +135,7 @@ async fn world(miners: &[(&'static str, Conduct)], config: ApiConfig) -> World {
     tallies.turn(PeriodId(1), &network.declared(), 60.0);
     let router = Arc::new(routing::Router::default());
     router.replace(candidates);
-    let asker = Asker::new(Keypair::development("Alice")).unwrap();
+    let asker = Asker::new(Keypair::development("Alice"));
     let api = Api::new(config, catalogue, network, router, asker, Arc::new(accounts));
     World { api: Arc::new(api), tallies, _writer: Mutex::new(writer), _folder: folder }
 }

@@ -46,7 +46,7 @@ impl Bench {
         let catalogue = include_str!("../../../config/tasks.toml");
         let catalogue = Arc::new(Catalogue::parse(catalogue, "tasks.toml").unwrap());
         let keypair = Keypair::development("Alice");
-        let asker = Asker::new(keypair.clone()).unwrap();
+        let asker = Asker::new(keypair.clone());
         let observer = Arc::new(Observer::new(Subnet {
             // Nobody listens there.
             chain: Chain::new(ChainConfig::new("ws://127.0.0.1:9".parse().unwrap())).unwrap(),
