@@ -198,7 +198,7 @@ impl Accounts {
         }
         match ours {
             // The usual thing when a miner hangs; the next one was asked.
-            Ours::Budget => {}
+            Ours::Budget | Ours::Outrun | Ours::SlowUser => {}
             Ours::Network(why) if own.kinds.insert(NETWORK) => {
                 warn!("miners cannot be asked because of our own side, and are not blamed: {why}");
             }

@@ -235,8 +235,7 @@ impl App {
             ended: last_ended,
             ends: period_ends,
         };
-        let api =
-            Arc::new(Api::new(config.api, config.catalogue, network, router, asker, accounts));
+        let api = Arc::new(Api::new(config.api, config.catalogue, router, asker, accounts));
         let router = api
             .routes()
             .merge(status_routes(handle.clone()))

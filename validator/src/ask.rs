@@ -19,7 +19,7 @@ use hyper::{Method, Response, StatusCode};
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
-pub use answer::AnswerStream;
+pub use answer::{AnswerStream, Piece};
 pub use outcome::{Failure, NotOpened, Ours, Outcome, Served, Trouble};
 
 use crate::lag::{Lags, is_ours};
@@ -65,6 +65,8 @@ pub struct Asker {
 struct Watch {
     started: Instant,
     cut_short: bool,
+    /// The user took so long to take what had come that the miner was not listened to.
+    held_back: bool,
     lags: Arc<Lags>,
 }
 
@@ -73,6 +75,9 @@ impl Watch {
     fn ran_out(&self, limit: Duration, failure: Failure) -> Trouble {
         if self.cut_short && matches!(failure, Failure::NoFirstToken(_)) {
             return Trouble::Ours(Ours::Budget);
+        }
+        if self.held_back {
+            return Trouble::Ours(Ours::SlowUser);
         }
         let held_up = self.lags.worst_since(self.started);
         if is_ours(held_up, limit) {
@@ -184,7 +189,7 @@ impl Asker {
     }
 
     fn watch(&self, cut_short: bool) -> Watch {
-        Watch { started: Instant::now(), cut_short, lags: Arc::clone(&self.lags) }
+        Watch { started: Instant::now(), cut_short, held_back: false, lags: Arc::clone(&self.lags) }
     }
 }
 

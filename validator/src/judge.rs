@@ -15,6 +15,7 @@ use crate::network::Network;
 use crate::routing::{Candidate, Router};
 use crate::scoring::{Rules, Scores};
 use crate::store::{Retain, ScoringId, Store, StoreError};
+use crate::tally::ContenderId;
 use crate::weightings::Weightings;
 
 /// The result of one scoring.
@@ -55,6 +56,7 @@ impl Judge {
                 () = self.turned.notified() => {}
             }
             // New contenders can be asked at once, with the scores that are known.
+            self.router.turn();
             self.route();
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -118,19 +120,22 @@ impl Judge {
 
     fn route(&self) {
         let judgement = self.judgement.borrow().clone();
-        let share = |hotkey: &Hotkey, task: &TaskId| {
+        let scored = |id: &ContenderId| {
             let scores = &judgement.as_ref()?.scores;
-            Some(scores.miners.get(hotkey)?.tasks.get(task)?.share.get())
+            scores.miners.get(&id.hotkey)?.tasks.get(&id.task)
         };
         let candidates = self
             .network
             .contenders()
             .iter()
-            .map(|(id, contender)| Candidate {
-                task: id.task.clone(),
-                uid: contender.uid,
-                hotkey: id.hotkey,
-                score: share(&id.hotkey, &id.task).unwrap_or(0.0),
+            .map(|(id, contender)| {
+                let task = scored(id);
+                Candidate {
+                    id: id.clone(),
+                    contender: contender.clone(),
+                    score: task.map_or(0.0, |task| task.share.get()),
+                    quality: task.and_then(|task| task.quality()),
+                }
             })
             .collect();
         self.router.replace(candidates);

@@ -351,7 +351,7 @@ impl Simulation {
                 eprint!("\r{preset}: {done} of {all} simulated subnets{end}");
             }
         };
-        Ok(simulate::run(preset, amount, progress)?)
+        simulate::run(preset, amount, progress)
     }
 }
 

@@ -1,7 +1,8 @@
 //! The subnet, open to the world: an OpenAI-compatible API in front of the miners.
 
-mod answer;
+mod race;
 mod relay;
+mod shape;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -16,27 +17,22 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use bytes::Bytes;
+use common::generation::Generation;
 use common::openai::{self, Asked, Kind};
-use rand::SeedableRng;
-use rand_chacha::ChaCha12Rng;
 use serde_json::{Value, json};
 use service::http::ApiError;
 use sha2::{Digest, Sha256};
 use tasks::{Catalogue, Task, wire};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::Instant;
-use tracing::warn;
+use tokio::sync::Semaphore;
 
-use crate::accounts::{Accounts, Origin, UnderWay};
-use crate::ask::{Asker, Failure, Ours, Outcome, Query};
-use crate::cycle::query;
-use crate::network::Network;
+use crate::accounts::Accounts;
+use crate::ask::{Asker, Ours, Outcome};
+use crate::clock::{unix_ms, uptime};
 use crate::routing;
-use crate::tally::ContenderId;
-use relay::{NotBegun, Relay};
+use race::{Asking, Begun, Race, prefix_of};
+use relay::Relay;
+use shape::Shape;
 
-/// How many miners one request is tried on.
-const ATTEMPTS: usize = 3;
 /// The largest request that is read.
 pub const MAX_BODY_BYTES: usize = 4 << 20;
 /// How long a caller may take to send it.
@@ -77,7 +73,6 @@ impl fmt::Debug for ApiConfig {
 pub struct Api {
     config: ApiConfig,
     catalogue: Arc<Catalogue>,
-    network: Arc<Network>,
     router: Arc<routing::Router>,
     asker: Asker,
     accounts: Arc<Accounts>,
@@ -91,14 +86,13 @@ impl Api {
     pub fn new(
         config: ApiConfig,
         catalogue: Arc<Catalogue>,
-        network: Arc<Network>,
         router: Arc<routing::Router>,
         asker: Asker,
         accounts: Arc<Accounts>,
     ) -> Self {
         let slots = Arc::new(Semaphore::new(config.concurrency));
         let started = crate::clock::unix_ms() / 1000;
-        Self { config, catalogue, network, router, asker, accounts, slots, started }
+        Self { config, catalogue, router, asker, accounts, slots, started }
     }
 
     /// The routes.
@@ -159,86 +153,51 @@ impl Api {
                 .map_err(|_| ApiError::too_slow())?
                 .map_err(|_| ApiError::too_large(MAX_BODY_BYTES))?;
         let (task, mut asked) = self.parse(kind, &body)?;
-        // Not seeded by anything a miner or a user could know.
-        let mut rng = ChaCha12Rng::from_os_rng();
         if !asked.has_seed {
-            asked.generation.sampling.seed = wire::draw_seed(&mut rng);
+            // By nothing that a miner or a user could know.
+            asked.generation.sampling.seed = wire::draw_seed(&mut rand::rng());
         }
-        let relay = self.first_to_answer(task, &asked, slot, rng).await?;
-        if asked.stream { Ok(relay.stream()) } else { relay.collect().await }
+        let choices = self.begin(task, &asked.generation).await?;
+        let shape = Shape {
+            id: answer_id(kind, rand::random()),
+            kind,
+            model: task.id.to_string(),
+            created: u64::try_from(unix_ms() / 1000).unwrap_or(0),
+            logprobs: asked.logprobs,
+            include_usage: asked.include_usage,
+        };
+        let relay = Relay { api: Arc::clone(&self), shape, choices, slot };
+        if asked.stream { Ok(relay.stream()) } else { relay.whole().await }
     }
 
-    /// Tries miners one after the other until one sends its first token, within the task's time for that.
-    async fn first_to_answer(
+    /// Waits until every choice that was asked for has begun.
+    async fn begin(
         self: &Arc<Self>,
         task: &Task,
-        asked: &Asked,
-        slot: OwnedSemaphorePermit,
-        mut rng: ChaCha12Rng,
-    ) -> Result<Relay, ApiError> {
-        let body = Bytes::from(wire::miner_body(&task.id, &asked.generation));
-        let contenders = self.network.contenders();
-        let routes = self.router.choose(&task.id, ATTEMPTS, &mut rng);
-        let mut relay = Relay::new(Arc::clone(self), task, asked, slot, rng);
-        // Miners that call the request itself wrong. They are right if all that were asked say so.
-        let mut objections: Vec<(Asking, routing::Route, String)> = Vec::new();
-        let mut asked_all = 0;
-        let whole = task.timeouts.first_token();
-        let deadline = Instant::now() + whole;
-        for (tried, route) in routes.iter().enumerate() {
-            let id = ContenderId { hotkey: route.hotkey, task: task.id.clone() };
-            let Some(contender) = contenders.get(&id) else { continue };
-            let max_tokens = asked.generation.max_tokens;
-            let mut query = query(id.hotkey, contender, task, body.clone(), max_tokens);
-            let left = deadline.saturating_duration_since(Instant::now());
-            let last = tried + 1 == routes.len();
-            query.timeouts.first_token = time_for(left, whole, last);
-            query.cut_short = query.timeouts.first_token < whole;
-            asked_all += 1;
-            let under_way = self.accounts.begin(id, max_tokens, Origin::Organic);
-            let asking = Asking { query, under_way };
-            match relay.begin(&self.asker, asking, route.clone()).await {
-                Ok(()) => {
-                    self.overrule(objections, &mut relay.rng);
-                    return Ok(relay);
-                }
-                Err(NotBegun::Objection(asking, why)) => {
-                    objections.push((asking, route.clone(), why));
-                }
-                Err(NotBegun::Outcome(asking, outcome)) => {
-                    // A miner that used up the user's patience is avoided, though this does not count as a failure.
-                    if matches!(outcome, Outcome::Failed(_) | Outcome::Void(Ours::Budget)) {
-                        route.failed();
-                    }
-                    self.settle(asking, outcome, &mut relay.rng);
-                }
-            }
-        }
-        // The word of one miner alone is no proof: we have found nothing wrong with the request ourselves.
-        if objections.len() < asked_all {
-            self.overrule(objections, &mut relay.rng);
-        } else if let Some((.., why)) = objections.into_iter().next() {
-            return Err(ApiError::bad_request(why));
-        }
-        warn!(task = %task.id, miners = routes.len(), "no miner answered a request");
-        Err(ApiError::unavailable(
-            format!("no miner answers for `{}` at the moment", task.id),
-            RETRY_AFTER,
-        ))
+        generation: &Generation,
+    ) -> Result<Vec<Begun>, ApiError> {
+        let race = Race {
+            api: self,
+            task,
+            body: Bytes::from(wire::miner_body(&task.id, generation)),
+            max_tokens: generation.max_tokens,
+            prefix: prefix_of(&generation.prompt),
+        };
+        Ok(vec![race.run().await?])
     }
 
-    /// These miners called a request wrong that is not.
-    fn overrule(&self, objections: Vec<(Asking, routing::Route, String)>, rng: &mut ChaCha12Rng) {
-        for (asking, route, _) in objections {
-            route.failed();
-            self.settle(asking, Outcome::Failed(Failure::Status(400)), rng);
+    /// Books what came of a query, for the miner's score and for the next choice of a miner.
+    fn settle(&self, asking: Asking, outcome: Outcome) {
+        let Asking { query, under_way, in_hand } = asking;
+        match &outcome {
+            Outcome::Served(served) => in_hand.succeeded(served.tokens()),
+            Outcome::Refused => in_hand.refused(uptime()),
+            // A miner that used up the user's patience is avoided, though this does not count as a failure.
+            Outcome::Failed(_) | Outcome::Void(Ours::Budget) => in_hand.failed(uptime()),
+            Outcome::Void(_) => {}
         }
-    }
-
-    fn settle(&self, asking: Asking, outcome: Outcome, rng: &mut ChaCha12Rng) {
-        let Asking { query, under_way } = asking;
         let floor = self.catalogue.task(&query.task).map_or(0.0, |task| task.checking.share);
-        under_way.settle(&query, outcome, floor, rng);
+        under_way.settle(&query, outcome, floor, &mut rand::rng());
     }
 
     fn models(&self) -> Value {
@@ -262,20 +221,11 @@ impl Api {
     }
 }
 
-/// A query to a miner on behalf of a user.
-#[derive(Debug)]
-struct Asking {
-    query: Query,
-    under_way: UnderWay,
-}
-
-/// How much of the time that is left until a user's first token one miner gets: half, so that one that hangs does not
-/// use up the user's patience, and all for the last. Who gets nearly the whole time gets the whole.
-fn time_for(left: Duration, whole: Duration, last: bool) -> Duration {
-    match last {
-        true if left >= whole.mul_f64(0.9) => whole,
-        true => left,
-        false => left / 2,
+/// The name of an answer.
+fn answer_id(kind: Kind, number: u128) -> String {
+    match kind {
+        Kind::Chat => format!("chatcmpl-{number:032x}"),
+        Kind::Completion => format!("cmpl-{number:032x}"),
     }
 }
 

@@ -1,272 +1,156 @@
-//! Carries one miner's answer to one user.
+//! Carries miners' answers to one user, as a stream or as one body.
 
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Json;
-use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::body::Body;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::{HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
-use common::Uid;
+use bytes::{Bytes, BytesMut};
 use common::generation::FinishReason;
-use common::openai::{Asked, Chunk, ChunkChoice, Kind, Usage};
+use common::openai::Usage;
+use futures::future::try_join_all;
 use futures::stream;
-use rand::Rng;
-use rand_chacha::ChaCha12Rng;
-use serde_json::value::{RawValue, to_raw_value};
 use service::http::ApiError;
-use tasks::Task;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 
-use super::answer::{Frame, Logprobs, opening};
-use super::{Api, Asking};
-use crate::ask::{AnswerStream, Asker, Failure, NotOpened, Outcome, Trouble};
-use crate::clock::unix_ms;
-use crate::routing::Route;
+use super::Api;
+use super::race::{Asking, Begun};
+use super::shape::{Choice, Logprobs, Shape, Writer};
+use crate::ask::{AnswerStream, Outcome, Piece, Trouble};
 
 /// Proxies close connections that are silent for longer.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
-
-/// Log-probabilities of one answer take no more memory than this; what is beyond is left out. Enough for 2,000 tokens
+/// What a user may lag behind the miners, in pieces. Beyond that the miners wait, which is held against nobody.
+const LAG: usize = 256;
+/// A user that takes longer than this to make room is the one who is slow.
+const SLOW: Duration = Duration::from_millis(50);
+/// Events that are ready together are sent together, up to about this many bytes.
+const FRAME_BYTES: usize = 16 << 10;
+/// Log-probabilities of one whole answer take no more memory than this; what is beyond is left out. Enough for 2,000 tokens
 /// with 20 alternatives each.
 const MAX_LOGPROBS_BYTES: usize = 8 << 20;
+const MINER_UID: HeaderName = HeaderName::from_static("x-miner-uid");
+const ATTEMPTS: HeaderName = HeaderName::from_static("x-routing-attempts");
 
-/// An answer on its way. Dropping it, when the user goes away, cancels the miner's work and holds it against nobody.
+/// Answers on their way, one for each choice. Dropping it, when the user goes away, cancels the miners' work and holds it
+/// against nobody.
 #[derive(Debug)]
 pub(super) struct Relay {
-    api: Arc<Api>,
-    frame: Frame,
-    include_usage: bool,
-    pub(super) rng: ChaCha12Rng,
-    source: Option<Source>,
-    slot: Option<OwnedSemaphorePermit>,
-}
-
-/// Why a miner's answer did not begin.
-#[derive(Debug)]
-pub(super) enum NotBegun {
-    /// The miner calls the request itself wrong, with this reason.
-    Objection(Asking, String),
-    Outcome(Asking, Outcome),
-}
-
-/// The miner that answers.
-#[derive(Debug)]
-struct Source {
-    uid: Uid,
-    parts: mpsc::UnboundedReceiver<Part>,
-    /// Reads the miner as fast as it sends, whatever the user's pace: a slow reader is not the miner's fault. What waits
-    /// in between is bounded, because answers are, and [`Keeping`] lets nothing through that nobody will read.
-    _reader: AbortOnDropHandle<()>,
-}
-
-/// What the reader hands on.
-#[derive(Debug)]
-enum Part {
-    /// What a chunk says, and its log-probabilities apart, as JSON: parsed numbers would be many times as large.
-    Choice(Box<ChunkChoice>, Option<Box<RawValue>>),
-    /// The end, with the token counts if the receipt is in order.
-    End(Option<Usage>),
-    Broken(Trouble),
-}
-
-/// What of a miner's chunks waits for the user.
-#[derive(Debug)]
-struct Keeping {
-    /// Whether the user asked for log-probabilities; miners always send them.
-    logprobs: bool,
-    /// Bytes of them that may still be kept.
-    room: usize,
-}
-
-impl Keeping {
-    /// `None` if nothing is left of the chunk.
-    fn part(&mut self, chunk: Chunk) -> Option<Part> {
-        let mut choice = chunk.choices.into_iter().next()?;
-        let logprobs = choice
-            .logprobs
-            .take()
-            .filter(|_| self.logprobs)
-            .and_then(|logprobs| to_raw_value(&logprobs).ok())
-            .filter(|logprobs| logprobs.get().len() <= self.room);
-        self.room -= logprobs.as_ref().map_or(0, |logprobs| logprobs.get().len());
-        (says_something(&choice) || logprobs.is_some())
-            .then(|| Part::Choice(Box::new(choice), logprobs))
-    }
-}
-
-fn says_something(choice: &ChunkChoice) -> bool {
-    !choice.added_text().is_empty() || choice.finish_reason.is_some()
+    pub(super) api: Arc<Api>,
+    pub(super) shape: Shape,
+    pub(super) choices: Vec<Begun>,
+    pub(super) slot: OwnedSemaphorePermit,
 }
 
 impl Relay {
-    pub(super) fn new(
-        api: Arc<Api>,
-        task: &Task,
-        asked: &Asked,
-        slot: OwnedSemaphorePermit,
-        mut rng: ChaCha12Rng,
-    ) -> Self {
-        let prefix = match task.kind {
-            Kind::Chat => "chatcmpl",
-            Kind::Completion => "cmpl",
-        };
-        let frame = Frame {
-            id: format!("{prefix}-{:032x}", rng.random::<u128>()),
-            kind: task.kind,
-            model: task.id.to_string(),
-            created: u64::try_from(unix_ms() / 1000).unwrap_or(0),
-            logprobs: asked.logprobs,
-        };
-        let include_usage = asked.include_usage;
-        Self { api, frame, include_usage, rng, source: None, slot: Some(slot) }
-    }
-
-    /// Asks a miner and waits for its first token.
-    pub(super) async fn begin(
-        &mut self,
-        asker: &Asker,
-        asking: Asking,
-        route: Route,
-    ) -> Result<(), NotBegun> {
-        let mut stream = match asker.open(&asking.query).await {
-            Ok(stream) => stream,
-            Err(NotOpened::Unacceptable(why)) => return Err(NotBegun::Objection(asking, why)),
-            Err(not_opened @ (NotOpened::Refused | NotOpened::Trouble(_))) => {
-                return Err(NotBegun::Outcome(asking, not_opened.into()));
-            }
-        };
-        let (sender, parts) = mpsc::unbounded_channel();
-        let mut keeping = Keeping { logprobs: self.frame.logprobs, room: MAX_LOGPROBS_BYTES };
-        loop {
-            let chunk = match stream.next().await {
-                Ok(Some(chunk)) => chunk,
-                Ok(None) => break,
-                Err(trouble) => return Err(NotBegun::Outcome(asking, trouble.into())),
-            };
-            let said_something = chunk.choices.first().is_some_and(says_something);
-            if let Some(part) = keeping.part(chunk) {
-                // The receiver is at hand.
-                let _ = sender.send(part);
-            }
-            if said_something {
-                break;
-            }
-        }
-        let uid = route.uid;
-        let reader = Reader {
-            api: Arc::clone(&self.api),
-            asking,
-            route,
-            stream,
-            keeping,
-            rng: self.rng.clone(),
-        };
-        let reader = AbortOnDropHandle::new(tokio::spawn(reader.run(sender)));
-        self.source = Some(Source { uid, parts, _reader: reader });
-        Ok(())
-    }
-
-    async fn next(&mut self) -> Part {
-        let part = match &mut self.source {
-            Some(source) => source.parts.recv().await,
-            None => None,
-        };
-        // A reader that ends without a last word has been stopped with the server.
-        part.unwrap_or_else(|| {
-            Part::Broken(Failure::Broken("the server is stopping".to_owned()).into())
-        })
-    }
-
-    /// Says which miner answers.
-    fn miner(&self) -> [(&'static str, String); 1] {
-        let uid = self.source.as_ref().map_or_else(String::new, |source| source.uid.to_string());
-        [("x-miner-uid", uid)]
+    /// Says which miners answer, and how many were asked.
+    fn miners(&self) -> [(HeaderName, HeaderValue); 2] {
+        let uids: Vec<String> = self
+            .choices
+            .iter()
+            .map(|begun| begun.asking.in_hand.route().uid().to_string())
+            .collect();
+        let attempts: usize = self.choices.iter().map(|begun| begun.attempts).sum();
+        let uids = HeaderValue::try_from(uids.join(",")).unwrap_or(HeaderValue::from_static(""));
+        [(MINER_UID, uids), (ATTEMPTS, HeaderValue::from(attempts))]
     }
 
     /// The answer as server-sent events.
     pub(super) fn stream(self) -> Response {
-        let miner = self.miner();
-        let events = stream::unfold(Sending { relay: self, stage: Stage::Opening }, Sending::next);
-        let keep_alive = KeepAlive::new().interval(KEEP_ALIVE);
-        let headers = [("cache-control", "no-cache"), ("x-accel-buffering", "no")];
-        (miner, headers, Sse::new(events).keep_alive(keep_alive)).into_response()
+        let miners = self.miners();
+        let Self { api, shape, choices, slot } = self;
+        let count = choices.len();
+        let (sender, parts) = mpsc::channel(LAG);
+        let readers = choices.into_iter().enumerate().map(|(choice, begun)| {
+            let reader = Reader { api: Arc::clone(&api), choice, logprobs: shape.logprobs };
+            AbortOnDropHandle::new(tokio::spawn(reader.run(begun, sender.clone())))
+        });
+        let sending = Sending {
+            writer: shape.writer(),
+            parts,
+            _readers: readers.collect(),
+            _slot: slot,
+            open: count,
+            usage: Some(Usage::new(0, 0)),
+            stage: Stage::Opening(count),
+        };
+        let events = Body::from_stream(stream::unfold(sending, Sending::next));
+        let headers = [
+            (CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
+            (CACHE_CONTROL, HeaderValue::from_static("no-cache")),
+            // Proxies such as nginx must not collect the events.
+            (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
+        ];
+        (miners, headers, events).into_response()
     }
 
     /// The answer as one body.
-    pub(super) async fn collect(mut self) -> Result<Response, ApiError> {
-        let miner = self.miner();
-        let mut text = String::new();
-        let mut logprobs: Option<Logprobs> = None;
-        let mut finish_reason = FinishReason::Stop;
-        let usage = loop {
-            let (choice, more) = match self.next().await {
-                Part::Choice(choice, more) => (choice, more),
-                Part::End(usage) => break usage.ok_or_else(broken_off)?,
-                Part::Broken(trouble) => {
-                    warn!(task = self.frame.model, "an answer broke off: the miner {trouble}");
-                    return Err(broken_off());
-                }
-            };
-            text.push_str(choice.added_text());
-            finish_reason = choice.finish_reason.unwrap_or(finish_reason);
-            if let Some(more) = more {
-                logprobs.get_or_insert_default().append(&more);
-            }
-        };
-        drop(self.slot.take());
-        Ok((miner, Json(self.frame.answer(text, finish_reason, usage, logprobs))).into_response())
+    ///
+    /// # Errors
+    /// If a miner breaks off.
+    pub(super) async fn whole(self) -> Result<Response, ApiError> {
+        let miners = self.miners();
+        let Self { api, shape, choices, slot } = self;
+        let reads = choices.into_iter().map(|begun| whole(&api, begun, &shape));
+        let read = try_join_all(reads).await?;
+        drop(slot);
+        let usage = read.iter().map(|(_, usage)| *usage).reduce(added);
+        let choices = read.into_iter().map(|(choice, _)| choice).collect();
+        let body = shape.whole(choices, usage.unwrap_or(Usage::new(0, 0)));
+        let json = [(CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+        Ok((miners, json, body).into_response())
     }
 }
 
-/// Reads a miner's answer to its end and books what came of it.
-#[derive(Debug)]
-struct Reader {
-    api: Arc<Api>,
-    asking: Asking,
-    route: Route,
-    stream: AnswerStream,
-    keeping: Keeping,
-    rng: ChaCha12Rng,
+/// The prompt is the same for all choices, and counts once.
+fn added(one: Usage, other: Usage) -> Usage {
+    let prompt = one.prompt_tokens.max(other.prompt_tokens);
+    Usage::new(prompt, one.completion_tokens.saturating_add(other.completion_tokens))
 }
 
-impl Reader {
-    async fn run(mut self, parts: mpsc::UnboundedSender<Part>) {
-        let trouble = loop {
-            match self.stream.next().await {
-                Ok(Some(chunk)) => {
-                    if let Some(part) = self.keeping.part(chunk) {
-                        // Without a receiver this task is about to be dropped.
-                        let _ = parts.send(part);
-                    }
-                }
-                Ok(None) => break None,
-                Err(trouble) => break Some(trouble),
-            }
-        };
-        let (outcome, last) = match trouble {
-            Some(trouble) => (trouble.clone().into(), Part::Broken(trouble)),
-            None => {
-                let outcome = self.stream.finish();
-                let usage = match &outcome {
-                    Outcome::Served(served) => {
-                        Some(Usage::new(served.receipt.generated.prompt_tokens, served.tokens()))
-                    }
-                    Outcome::Refused | Outcome::Failed(_) | Outcome::Void(_) => None,
-                };
-                (outcome, Part::End(usage))
-            }
-        };
-        match &outcome {
-            Outcome::Served(_) => self.route.succeeded(),
-            Outcome::Failed(_) => self.route.failed(),
-            Outcome::Refused | Outcome::Void(_) => {}
+/// Reads one miner's answer to its end and books what came of it.
+async fn whole(api: &Api, begun: Begun, shape: &Shape) -> Result<(Choice, Usage), ApiError> {
+    let Begun { asking, mut stream, pieces, .. } = begun;
+    let (mut logprobs, mut room) = (None, MAX_LOGPROBS_BYTES);
+    let mut finish_reason = FinishReason::Stop;
+    let mut take = |piece: Piece| {
+        finish_reason = piece.finish_reason.unwrap_or(finish_reason);
+        if let Some(more) = piece.logprobs.filter(|more| shape.logprobs && more.len() <= room) {
+            room -= more.len();
+            logprobs.get_or_insert_with(Logprobs::default).append(&more);
         }
-        self.api.settle(self.asking, outcome, &mut self.rng);
-        let _ = parts.send(last);
-    }
+    };
+    pieces.into_iter().for_each(&mut take);
+    let trouble = loop {
+        match stream.next().await {
+            Ok(Some(piece)) => take(piece),
+            Ok(None) => break None,
+            Err(trouble) => break Some(trouble),
+        }
+    };
+    let outcome = match trouble {
+        Some(trouble) => trouble.into(),
+        None => stream.finish(),
+    };
+    let answer = match &outcome {
+        Outcome::Served(served) => {
+            let usage = Usage::new(served.receipt.generated.prompt_tokens, served.tokens());
+            let text = served.text.clone();
+            Ok((Choice { text, logprobs, finish_reason }, usage))
+        }
+        trouble => {
+            warn!(task = shape.model, outcome = trouble.label(), "an answer broke off");
+            Err(broken_off())
+        }
+    };
+    api.settle(asking, outcome);
+    answer
 }
 
 fn broken_off() -> ApiError {
@@ -274,122 +158,147 @@ fn broken_off() -> ApiError {
         .with_code("upstream_error")
 }
 
+/// What a reader hands on.
+#[derive(Debug)]
+enum Part {
+    Piece(usize, Piece),
+    /// The end of one choice, with its token counts if the receipt is in order.
+    End(Option<Usage>),
+    Broken,
+}
+
+/// Reads one miner as fast as the user takes it, and a little faster.
+#[derive(Debug)]
+struct Reader {
+    api: Arc<Api>,
+    choice: usize,
+    logprobs: bool,
+}
+
+impl Reader {
+    async fn run(self, begun: Begun, parts: mpsc::Sender<Part>) {
+        let Begun { asking, mut stream, pieces, .. } = begun;
+        for piece in pieces {
+            self.hand_on(piece, &parts, &mut stream).await;
+        }
+        let trouble = loop {
+            match stream.next().await {
+                Ok(Some(piece)) => self.hand_on(piece, &parts, &mut stream).await,
+                Ok(None) => break None,
+                Err(trouble) => break Some(trouble),
+            }
+        };
+        let last = self.finish(asking, stream, trouble);
+        // Without a receiver this task is about to be dropped.
+        let _ = parts.send(last).await;
+    }
+
+    async fn hand_on(&self, piece: Piece, parts: &mpsc::Sender<Part>, stream: &mut AnswerStream) {
+        let piece = Piece { logprobs: piece.logprobs.filter(|_| self.logprobs), ..piece };
+        if piece == Piece::default() {
+            return;
+        }
+        let part = match parts.try_send(Part::Piece(self.choice, piece)) {
+            Err(mpsc::error::TrySendError::Full(part)) => part,
+            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => return,
+        };
+        let began = Instant::now();
+        let _ = parts.send(part).await;
+        if began.elapsed() > SLOW {
+            stream.was_held_back();
+        }
+    }
+
+    /// Books what came of the answer.
+    fn finish(&self, asking: Asking, stream: AnswerStream, trouble: Option<Trouble>) -> Part {
+        let task = asking.query.task.clone();
+        let (outcome, last) = match trouble {
+            Some(trouble) => {
+                warn!(%task, "an answer broke off: the miner {trouble}");
+                (trouble.into(), Part::Broken)
+            }
+            None => {
+                let outcome = stream.finish();
+                let usage = match &outcome {
+                    Outcome::Served(served) => {
+                        Some(Usage::new(served.receipt.generated.prompt_tokens, served.tokens()))
+                    }
+                    // The text is still the user's; the rest is between the miner and us.
+                    Outcome::Refused | Outcome::Failed(_) | Outcome::Void(_) => None,
+                };
+                (outcome, Part::End(usage))
+            }
+        };
+        self.api.settle(asking, outcome);
+        last
+    }
+}
+
 #[derive(Debug)]
 struct Sending {
-    relay: Relay,
+    writer: Writer,
+    parts: mpsc::Receiver<Part>,
+    _readers: Vec<AbortOnDropHandle<()>>,
+    _slot: OwnedSemaphorePermit,
+    /// Choices that have not ended.
+    open: usize,
+    usage: Option<Usage>,
     stage: Stage,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// The role comes first in chat.
-    Opening,
+    /// The roles of so many choices come first.
+    Opening(usize),
     Relaying,
-    /// `[DONE]` comes next.
-    Closing,
     Closed,
 }
 
 impl Sending {
-    async fn next(mut self) -> Option<(Result<Event, Infallible>, Self)> {
-        loop {
-            let event = match self.stage {
-                Stage::Opening => {
-                    self.stage = Stage::Relaying;
-                    if self.relay.frame.kind != Kind::Chat {
-                        continue;
-                    }
-                    let first = Chunk {
-                        choices: vec![opening()],
-                        ..self.relay.frame.usage(Usage::new(0, 0))
-                    };
-                    json(&Chunk { usage: None, ..first })
-                }
-                Stage::Relaying => match self.relay.next().await {
-                    Part::Choice(choice, logprobs) => {
-                        match self.relay.frame.chunk(whole(*choice, logprobs)) {
-                            Some(chunk) => json(&chunk),
-                            None => continue,
-                        }
-                    }
-                    Part::End(usage) => {
-                        self.stage = Stage::Closing;
-                        match usage.filter(|_| self.relay.include_usage) {
-                            Some(usage) => json(&self.relay.frame.usage(usage)),
-                            // Without a usable receipt the text is still the user's; the rest is between the miner and us.
-                            None => continue,
-                        }
-                    }
-                    Part::Broken(trouble) => {
-                        self.stage = Stage::Closed;
-                        warn!(
-                            task = self.relay.frame.model,
-                            "an answer broke off: the miner {trouble}"
-                        );
-                        json(&broken_off().body())
-                    }
-                },
-                Stage::Closing => {
-                    self.stage = Stage::Closed;
-                    Event::default().data("[DONE]")
-                }
-                Stage::Closed => return None,
-            };
-            return Some((Ok(event), self));
-        }
-    }
-}
-
-/// With its log-probabilities, and without the role, which we have sent ourselves.
-fn whole(mut choice: ChunkChoice, logprobs: Option<Box<RawValue>>) -> ChunkChoice {
-    if let Some(delta) = choice.delta.as_mut() {
-        delta.role = None;
-    }
-    choice.logprobs = logprobs.and_then(|logprobs| serde_json::from_str(logprobs.get()).ok());
-    choice
-}
-
-fn json(value: &impl serde::Serialize) -> Event {
-    // Structs of strings, numbers and lists always become JSON.
-    Event::default().data(serde_json::to_string(value).unwrap_or_default())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LOGPROBS: &str = r#"{"content":[-0.5]}"#;
-
-    fn chunk(text: &str) -> Chunk {
-        let chunk = format!(r#"{{"choices": [{{"text": "{text}", "logprobs": {LOGPROBS}}}]}}"#);
-        serde_json::from_str(&chunk).unwrap()
-    }
-
-    fn kept(keeping: &mut Keeping, text: &str) -> Option<(String, Option<String>)> {
-        match keeping.part(chunk(text))? {
-            Part::Choice(choice, logprobs) => {
-                assert_eq!(choice.logprobs, None);
-                let logprobs = logprobs.map(|logprobs| logprobs.get().to_owned());
-                Some((choice.added_text().to_owned(), logprobs))
+    async fn next(mut self) -> Option<(Result<Bytes, Infallible>, Self)> {
+        let mut out = BytesMut::new();
+        match self.stage {
+            Stage::Closed => return None,
+            Stage::Opening(choices) => {
+                self.stage = Stage::Relaying;
+                (0..choices).for_each(|choice| self.writer.opening(&mut out, choice));
             }
-            other => panic!("{other:?}"),
+            Stage::Relaying => {
+                match timeout(KEEP_ALIVE, self.parts.recv()).await {
+                    Err(_) => out.extend_from_slice(b": keep-alive\n\n"),
+                    // A reader that ends without a last word has been stopped with the server.
+                    Ok(part) => self.take(&mut out, part.unwrap_or(Part::Broken)),
+                }
+            }
         }
+        // What is ready goes with it; nothing waits for more.
+        while self.stage == Stage::Relaying && out.len() < FRAME_BYTES {
+            match self.parts.try_recv() {
+                Ok(part) => self.take(&mut out, part),
+                Err(_) => break,
+            }
+        }
+        Some((Ok(out.freeze()), self))
     }
 
-    #[test]
-    fn nothing_waits_for_the_user_that_was_not_asked_for() {
-        let mut keeping = Keeping { logprobs: false, room: 1_000 };
-        assert_eq!(kept(&mut keeping, "hi"), Some(("hi".to_owned(), None)));
-        assert_eq!(kept(&mut keeping, ""), None);
-    }
-
-    #[test]
-    fn of_logprobs_only_so_many_wait() {
-        let mut keeping = Keeping { logprobs: true, room: 2 * LOGPROBS.len() + 1 };
-        let with = |text: &str| Some((text.to_owned(), Some(LOGPROBS.to_owned())));
-        assert_eq!(kept(&mut keeping, "a"), with("a"));
-        assert_eq!(kept(&mut keeping, ""), with(""));
-        assert_eq!(kept(&mut keeping, "b"), Some(("b".to_owned(), None)));
-        assert_eq!(kept(&mut keeping, ""), None);
+    fn take(&mut self, out: &mut BytesMut, part: Part) {
+        match part {
+            Part::Piece(choice, piece) => self.writer.piece(out, choice, &piece),
+            Part::End(usage) => {
+                self.open -= 1;
+                self.usage = self.usage.zip(usage).map(|(all, one)| added(all, one));
+                if self.open == 0 {
+                    if let Some(usage) = self.usage {
+                        self.writer.usage(out, usage);
+                    }
+                    self.writer.done(out);
+                    self.stage = Stage::Closed;
+                }
+            }
+            Part::Broken => {
+                self.writer.error(out, &broken_off().body());
+                self.stage = Stage::Closed;
+            }
+        }
     }
 }

@@ -21,13 +21,14 @@ use serde_json::{Value, json};
 use url::Url;
 
 use super::*;
+use crate::accounts::Origin;
 use crate::metrics::Metrics;
 use crate::network::Contender;
 use crate::routing::Candidate;
 use crate::store::PeriodId;
 use crate::store::tests::store;
 use crate::suspicion::Suspicions;
-use crate::tally::{Tallies, Tally};
+use crate::tally::{ContenderId, Tallies, Tally};
 use crate::writer::{Writer, writer};
 
 /// What a scripted miner does with every request.
@@ -114,29 +115,29 @@ async fn world(miners: &[(&'static str, Conduct)], config: ApiConfig) -> World {
     let catalogue = include_str!("../../../config/tasks.toml");
     let catalogue = Arc::new(Catalogue::parse(catalogue, "tasks.toml").unwrap());
     let (folder, store) = store().await;
-    let (tallies, network) = (Arc::new(Tallies::default()), Arc::new(Network::default()));
+    let tallies = Arc::new(Tallies::default());
     let metrics = Metrics::new(&mut Registry::default());
     let (to_check, writer) =
         writer(Arc::clone(&tallies), Arc::clone(&metrics), store, Arc::default(), 10);
     let suspicions = Arc::new(Suspicions::default());
     let accounts = Accounts::new(Arc::clone(&tallies), metrics, suspicions, to_check);
-    let mut contenders = BTreeMap::new();
+    let mut declared = BTreeMap::new();
     let mut candidates = Vec::new();
     for (uid, (name, conduct)) in (1..).map(Uid).zip(miners) {
         let (hotkey, task) = (Keypair::development(name).hotkey(), "chat-demo".parse().unwrap());
         let id = ContenderId { hotkey, task };
-        // A later miner is all but never drawn before an earlier one.
-        let score = 1e-9_f64.powi(i32::from(uid.0));
-        candidates.push(Candidate { task: id.task.clone(), uid, hotkey, score });
         let url = miner(name, *conduct).await;
-        contenders.insert(id, Contender { uid, url, declared: Volume::from(300) });
+        let contender = Contender { uid, url, declared: Volume::from(300) };
+        // A later miner is all but never taken before an earlier one.
+        let quality = Some(0.1_f64.powi(i32::from(uid.0) - 1));
+        candidates.push(Candidate { id: id.clone(), contender, score: 1.0, quality });
+        declared.insert(id, Volume::from(300));
     }
-    network.set_contenders(contenders);
-    tallies.turn(PeriodId(1), &network.declared(), 60.0);
+    tallies.turn(PeriodId(1), &declared, 60.0);
     let router = Arc::new(routing::Router::default());
     router.replace(candidates);
     let asker = Asker::new(Keypair::development("Alice"));
-    let api = Api::new(config, catalogue, network, router, asker, Arc::new(accounts));
+    let api = Api::new(config, catalogue, router, asker, Arc::new(accounts));
     World { api: Arc::new(api), tallies, _writer: Mutex::new(writer), _folder: folder }
 }
 
@@ -316,15 +317,6 @@ async fn what_was_under_way_for_a_user_who_went_away_is_released() {
     }
     let tally = world.tally("Bob");
     assert_eq!((tally.asked(), tally.void), (tally.refused(), 0));
-}
-
-#[test]
-fn every_miner_but_the_last_gets_half_of_what_is_left() {
-    let ms = Duration::from_millis;
-    assert_eq!(time_for(ms(1_000), ms(1_000), false), ms(500));
-    assert_eq!(time_for(ms(500), ms(1_000), true), ms(500));
-    assert_eq!(time_for(ms(999), ms(1_000), true), ms(1_000));
-    assert_eq!(time_for(ms(0), ms(1_000), true), ms(0));
 }
 
 #[tokio::test]

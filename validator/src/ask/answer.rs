@@ -5,11 +5,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::Hotkey;
-use common::openai::{Chunk, ErrorBody};
+use common::generation::FinishReason;
+use common::openai::ErrorBody;
 use common::receipt::{MAX_TOKENS, Receipt, request_digest};
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Body;
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use tokio::time::timeout_at;
 
 use super::outcome::{Failure, Outcome, Served, Trouble, whose};
@@ -24,6 +27,44 @@ const BASE_BYTES: usize = 64 << 10;
 const BYTES_PER_TOKEN: usize = 4 << 10;
 /// No vocabulary has longer tokens.
 const TEXT_BYTES_PER_TOKEN: usize = 512;
+
+/// What one event of an answer adds, as slices of what the miner sent: users get these bytes, nothing is parsed that only
+/// passes through.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Piece {
+    /// The added text as a JSON string, quotes included. `None` if there is none, or an empty one.
+    pub text: Option<Bytes>,
+    /// JSON.
+    pub logprobs: Option<Bytes>,
+    pub finish_reason: Option<FinishReason>,
+}
+
+/// The parts of a miner's event that are read.
+#[derive(Deserialize)]
+struct Told<'a> {
+    #[serde(borrow)]
+    choices: Vec<Choice<'a>>,
+    #[serde(borrow, default)]
+    receipt: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Choice<'a> {
+    #[serde(borrow, default)]
+    delta: Option<Delta<'a>>,
+    #[serde(borrow, default)]
+    text: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    logprobs: Option<&'a RawValue>,
+    #[serde(default)]
+    finish_reason: Option<FinishReason>,
+}
+
+#[derive(Deserialize)]
+struct Delta<'a> {
+    #[serde(borrow, default)]
+    content: Option<&'a RawValue>,
+}
 
 /// An answer under way.
 pub struct AnswerStream {
@@ -73,7 +114,7 @@ impl AnswerStream {
     ///
     /// # Errors
     /// If the miner breaks a deadline, a limit or the format, or we cannot listen.
-    pub async fn next(&mut self) -> Result<Option<Chunk>, Trouble> {
+    pub async fn next(&mut self) -> Result<Option<Piece>, Trouble> {
         loop {
             match self.events.next() {
                 Err(error) => return Err(Failure::Garbage(error.to_string()).into()),
@@ -82,8 +123,8 @@ impl AnswerStream {
                     return Ok(None);
                 }
                 Ok(Some(EventData::Json(json))) => {
-                    if let Some(chunk) = self.read(&json)? {
-                        return Ok(Some(chunk));
+                    if let Some(piece) = self.read(&json)? {
+                        return Ok(Some(piece));
                     }
                 }
                 Ok(None) => {
@@ -128,26 +169,55 @@ impl AnswerStream {
         Ok(true)
     }
 
-    fn read(&mut self, json: &[u8]) -> Result<Option<Chunk>, Failure> {
-        let mut chunk: Chunk = serde_json::from_slice(json).map_err(|error| {
+    /// `None` if the event adds nothing.
+    fn read(&mut self, json: &Bytes) -> Result<Option<Piece>, Failure> {
+        let garbage = |error: serde_json::Error| Failure::Garbage(error.to_string());
+        let Told { choices, receipt } = serde_json::from_slice(json).map_err(|error| {
             let reported = serde_json::from_slice::<ErrorBody>(json);
             match reported {
                 Ok(body) => Failure::Broken(plain(&body.error.message)),
-                Err(_) => Failure::Garbage(error.to_string()),
+                Err(_) => garbage(error),
             }
         })?;
-        if let Some(receipt) = chunk.receipt.take() {
-            self.receipt = Some(receipt);
+        if let Some(receipt) = receipt {
+            self.receipt = Some(serde_json::from_str(receipt.get()).map_err(garbage)?);
             return Ok(None);
         }
-        let added: &str = chunk.choices.first().map_or("", |choice| choice.added_text());
-        if !added.is_empty() {
+        let Some(choice) = choices.into_iter().next() else { return Ok(None) };
+        let text = choice.text.or_else(|| choice.delta.and_then(|delta| delta.content));
+        let added = match text {
+            Some(text) => self.take_text(text.get()).map_err(garbage)?,
+            None => false,
+        };
+        let part = |raw: &RawValue| json.slice_ref(raw.get().as_bytes());
+        let piece = Piece {
+            text: text.filter(|_| added).map(part),
+            logprobs: choice.logprobs.map(part),
+            finish_reason: choice.finish_reason,
+        };
+        Ok((piece != Piece::default()).then_some(piece))
+    }
+
+    /// Takes note of text that has come, a JSON string. Returns whether it is any.
+    fn take_text(&mut self, json: &str) -> Result<bool, serde_json::Error> {
+        let before = self.text.len();
+        match json.strip_prefix('"').and_then(|json| json.strip_suffix('"')) {
+            // Valid JSON without an escape is the text itself.
+            Some(plain) if !plain.contains('\\') => self.text.push_str(plain),
+            _ => self.text.push_str(&serde_json::from_str::<String>(json)?),
+        }
+        let added = self.text.len() - before;
+        if added > 0 {
             let now = self.watch.started.elapsed();
             self.first_token.get_or_insert(now);
-            self.arrivals += added.len() as f64 * now.as_secs_f64();
-            self.text.push_str(added);
+            self.arrivals += added as f64 * now.as_secs_f64();
         }
-        Ok(Some(chunk))
+        Ok(added > 0)
+    }
+
+    /// What had come was not taken for a while, so times say no longer anything about the miner.
+    pub fn was_held_back(&mut self) {
+        self.watch.held_back = true;
     }
 
     /// Judges the whole answer. Call it when [`next`](Self::next) has returned `None`.
@@ -191,7 +261,7 @@ impl AnswerStream {
             text: self.text,
             total,
             receipt,
-            distorted: distorts(held_up, total),
+            distorted: self.watch.held_back || distorts(held_up, total),
         }))
     }
 }
@@ -251,7 +321,12 @@ mod tests {
             cut_short: false,
         };
         let lags = Arc::new(Lags::default());
-        let watch = Watch { started: Instant::now(), cut_short: false, lags: Arc::clone(&lags) };
+        let watch = Watch {
+            started: Instant::now(),
+            cut_short: false,
+            held_back: false,
+            lags: Arc::clone(&lags),
+        };
         let body = http_body_util::Full::new(Bytes::from(body)).map_err(|never| match never {});
         let mut stream = AnswerStream::new(body, Proof::Signature, query, watch);
         while stream.next().await.unwrap().is_some() {

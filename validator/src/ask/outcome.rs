@@ -130,6 +130,10 @@ pub enum Ours {
     Network(String),
     /// The process was held up for so long in one go.
     Stalled(Duration),
+    /// Another miner, which was asked as well, has answered first.
+    Outrun,
+    /// The user did not take what had come.
+    SlowUser,
     /// It was not sent: too many of our queries are under way, or we came to it far too late.
     Crowded,
 }
@@ -142,6 +146,8 @@ impl fmt::Display for Ours {
             Self::Stalled(held_up) => {
                 write!(f, "was not listened to, because this process was held up for {held_up:?}")
             }
+            Self::Outrun => write!(f, "was called off, because another one answered first"),
+            Self::SlowUser => write!(f, "was not listened to, because the user is slow"),
             Self::Crowded => write!(f, "was not asked, because we have too much to do"),
         }
     }
@@ -154,6 +160,8 @@ impl Ours {
             Self::Budget => "void_budget",
             Self::Network(_) => "void_network",
             Self::Stalled(_) => "void_stalled",
+            Self::Outrun => "void_outrun",
+            Self::SlowUser => "void_slow_user",
             Self::Crowded => "void_crowded",
         }
     }

@@ -12,8 +12,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use common::{BadTaskId, TaskId};
+use common::TaskId;
 use serde::Serialize;
+use url::Url;
 
 use crate::scoring::{Preset, Rules};
 use statistics::ratio_of_means;
@@ -28,6 +29,8 @@ const PERIODS_PER_WEIGHTS: u64 = 3;
 #[derive(Debug, Clone, PartialEq)]
 struct Setting {
     task: TaskId,
+    /// The address of all simulated miners. Nobody calls it.
+    nowhere: Url,
     /// Units that an answer has on average.
     tokens_per_request: f64,
     /// The most that a miner may declare for a period.
@@ -113,11 +116,12 @@ impl Outcome {
 
 impl Setting {
     /// # Errors
-    /// Never, as the task's name is a good one.
-    fn new(amount: Amount) -> Result<Self, BadTaskId> {
+    /// Never, as the task's name and the address are good ones.
+    fn new(amount: Amount) -> anyhow::Result<Self> {
         let warm_up = 48;
         Ok(Self {
             task: "simulated".parse()?,
+            nowhere: "http://0.0.0.0".parse()?,
             tokens_per_request: 300.0,
             max_capacity: 1_200_000.0,
             total_s: 60.0,
@@ -134,12 +138,12 @@ impl Setting {
 /// Simulates all strategies. `progress` is called with the numbers of simulated subnets that are done and that there are.
 ///
 /// # Errors
-/// Never, as the simulated task has a good name.
+/// Never, as the simulated task has a good name and the miners a good address.
 pub fn run(
     preset: Preset,
     amount: Amount,
     progress: impl Fn(usize, usize) + Sync,
-) -> Result<Results, BadTaskId> {
+) -> anyhow::Result<Results> {
     let Amount { seeds, periods, .. } = amount;
     let (strategies, comparisons) = (strategies(), comparisons());
     let trials: Vec<&Trial> =

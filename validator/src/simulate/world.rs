@@ -15,8 +15,9 @@ use super::backend::{Backend, Hardware, Left};
 use super::ledger::{Checked, Ledger};
 use super::strategy::{Admits, Miner, Sends, Variant, Writes};
 use super::{PERIODS_PER_WEIGHTS, Setting};
+use crate::network;
 use crate::plan::{Declared, Probe, Probing, most_unanswered, schedule, typical_tokens};
-use crate::routing::{Candidate, Route, Router};
+use crate::routing::{Candidate, InHand, Router};
 use crate::scoring::{Rules, Scores};
 use crate::store::PeriodId;
 use crate::suspicion::Suspicions;
@@ -48,7 +49,7 @@ struct Contender {
 struct Request {
     contender: usize,
     backend: usize,
-    route: Option<Route>,
+    in_hand: Option<InHand>,
     burst: Option<u32>,
     max_tokens: u32,
     tokens: u32,
@@ -199,16 +200,21 @@ impl<'a> World<'a> {
             self.scores = self.ledger.score(now_ms, &declared);
         }
         let candidates = self.contenders.iter().zip(0_u16..).filter_map(|(contender, uid)| {
-            declared.get(&contender.id)?;
+            let declared = *declared.get(&contender.id)?;
             let score = self.scores.miners.get(&contender.id.hotkey);
             let task = score.and_then(|score| score.tasks.get(&self.task));
             Some(Candidate {
-                task: self.task.clone(),
-                uid: Uid(uid),
-                hotkey: contender.id.hotkey,
+                id: contender.id.clone(),
+                contender: network::Contender {
+                    uid: Uid(uid),
+                    url: self.setting.nowhere.clone(),
+                    declared,
+                },
                 score: task.map_or(0.0, |task| task.share.get()),
+                quality: task.and_then(|task| task.quality()),
             })
         });
+        self.router.turn();
         self.router.replace(candidates.collect());
         scored
     }
@@ -309,9 +315,14 @@ impl<'a> World<'a> {
 
     fn user(&mut self, now: f64) {
         let (max_tokens, tokens) = self.drawn_tokens();
-        for route in self.router.choose(&self.task, TRIES, &mut self.users) {
-            let at = usize::from(route.uid.0);
-            if self.ask(now, at, Some(route), None, max_tokens, tokens) {
+        let Some(routes) = self.router.of(&self.task) else { return };
+        let (at_once, mut tried) = (Duration::from_secs_f64(now), Vec::new());
+        while tried.len() < TRIES {
+            let Some(route) = routes.choose(None, &tried, at_once, &mut self.users) else { break };
+            tried.push(route.id.hotkey);
+            let at = usize::from(route.uid().0);
+            let in_hand = route.begin(at_once);
+            if self.ask(now, at, Some(in_hand), None, max_tokens, tokens) {
                 break;
             }
         }
@@ -339,12 +350,12 @@ impl<'a> World<'a> {
         &mut self,
         now: f64,
         at: usize,
-        route: Option<Route>,
+        in_hand: Option<InHand>,
         burst: Option<u32>,
         max_tokens: u32,
         tokens: u32,
     ) -> bool {
-        let organic = route.is_some();
+        let organic = in_hand.is_some();
         let contender = &mut self.contenders[at];
         let since_last = now - std::mem::replace(&mut contender.last_asked, now);
         let idlest = contender
@@ -368,6 +379,9 @@ impl<'a> World<'a> {
             Admits::Part(part) => self.answering.random::<f64>() < part,
         };
         if !admitted {
+            if let Some(in_hand) = &in_hand {
+                in_hand.refused(Duration::from_secs_f64(now));
+            }
             self.refused(now, at, organic, burst, max_tokens);
             return false;
         }
@@ -387,7 +401,7 @@ impl<'a> World<'a> {
         let request = Request {
             contender: at,
             backend,
-            route,
+            in_hand,
             burst,
             max_tokens,
             tokens,
@@ -447,7 +461,7 @@ impl<'a> World<'a> {
             None => What::Failed(FailureKind::TooLate),
         };
         let settled = Settled {
-            organic: request.route.is_some(),
+            organic: request.in_hand.is_some(),
             burst: request.burst,
             max_tokens: request.max_tokens,
             started: Duration::from_secs_f64(request.sent),
@@ -456,10 +470,17 @@ impl<'a> World<'a> {
             distorted: false,
         };
         let counted = self.tallies.settle(&contender.id, &settled).is_some();
-        if let Some(route) = &request.route {
+        if let Some(in_hand) = &request.in_hand {
+            let first_token = match contender.miner.conduct.sends {
+                Sends::AsItComes | Sends::FirstThenRest => request.begun,
+                Sends::AtTheEnd => now,
+            };
             match what {
-                What::Served { .. } => route.succeeded(),
-                What::Refused | What::Failed(_) | What::Void => route.failed(),
+                What::Served { tokens } => {
+                    in_hand.first_token(Duration::from_secs_f64(first_token));
+                    in_hand.succeeded(tokens);
+                }
+                What::Refused | What::Failed(_) | What::Void => in_hand.failed(settled.ended),
             }
         }
         let Some(mean_arrival) = left.mean_arrival else { return };
