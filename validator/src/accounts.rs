@@ -126,7 +126,7 @@ impl Accounts {
         troubles.0.retain(|id, _| contenders(id));
     }
 
-    fn check(&self, query: &Query, served: Served, pending: Pending, rng: &mut impl Rng) {
+    fn check(&self, id: String, query: &Query, served: Served, pending: Pending) {
         let pending = PendingCheck {
             period: pending.period,
             at_ms: unix_ms(),
@@ -135,7 +135,7 @@ impl Accounts {
             ttft_s: served.first_token.as_secs_f64(),
             tokens: served.tokens(),
             check: Check {
-                id: format!("{:032x}", rng.random::<u128>()),
+                id,
                 task: query.task.clone(),
                 miner: query.miner,
                 // We have written it ourselves, as JSON.
@@ -231,8 +231,16 @@ struct Pending {
 }
 
 impl UnderWay {
-    /// The outcome is known. At least the share `floor` of answers is checked, `0.0..=1.0`.
-    pub fn settle(self, query: &Query, outcome: Outcome, floor: f64, rng: &mut impl Rng) {
+    /// The outcome is known. At least the share `floor` of answers is checked, `0.0..=1.0`, under the id `check`, or one of
+    /// its own.
+    pub fn settle(
+        self,
+        query: &Query,
+        outcome: Outcome,
+        floor: f64,
+        check: Option<String>,
+        rng: &mut impl Rng,
+    ) {
         let accounts = Arc::clone(&self.accounts);
         let share = accounts.suspicions.share(&self.id, floor);
         let organic = self.origin == Origin::Organic;
@@ -244,7 +252,8 @@ impl UnderWay {
             return;
         }
         if rng.random::<f64>() < share {
-            accounts.check(query, *served, Pending { period, organic }, rng);
+            let id = check.unwrap_or_else(|| format!("{:032x}", rng.random::<u128>()));
+            accounts.check(id, query, *served, Pending { period, organic });
         }
     }
 
@@ -364,7 +373,7 @@ mod tests {
             };
             let mut rng = ChaCha12Rng::seed_from_u64(1);
             let outcome = Outcome::Served(Box::new(served));
-            self.accounts.begin(id, 10, origin).settle(&query, outcome, 0.0, &mut rng);
+            self.accounts.begin(id, 10, origin).settle(&query, outcome, 0.0, None, &mut rng);
         }
     }
 

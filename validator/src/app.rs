@@ -235,7 +235,14 @@ impl App {
             ended: last_ended,
             ends: period_ends,
         };
-        let api = Arc::new(Api::new(config.api, config.catalogue, router, asker, accounts));
+        let api = Arc::new(Api::new(
+            config.api,
+            config.catalogue,
+            router,
+            asker,
+            accounts,
+            store.clone(),
+        ));
         let router = api
             .routes()
             .merge(status_routes(handle.clone()))

@@ -318,7 +318,7 @@ impl Cycle {
             let query = query(id.hotkey, &contender, task, request.body.into(), max_tokens);
             let under_way = accounts.begin(id, max_tokens, Origin::Synthetic { burst });
             let outcome = asker.ask(&query).await;
-            under_way.settle(&query, outcome, task.checking.share, &mut rng);
+            under_way.settle(&query, outcome, task.checking.share, None, &mut rng);
             drop((place, own));
         });
     }

@@ -1,6 +1,8 @@
 //! The subnet, open to the world: an OpenAI-compatible API in front of the miners.
 
+mod models;
 mod race;
+mod receipts;
 mod relay;
 mod shape;
 
@@ -10,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::to_bytes;
-use axum::extract::{Request, State};
+use axum::extract::{Path, Request, State};
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
 use axum::response::Response;
@@ -19,17 +21,20 @@ use axum::{Json, Router};
 use bytes::Bytes;
 use common::generation::Generation;
 use common::openai::{self, Asked, Kind};
-use serde_json::{Value, json};
 use service::http::ApiError;
 use sha2::{Digest, Sha256};
 use tasks::{Catalogue, Task, wire};
 use tokio::sync::Semaphore;
+use tracing::warn;
 
 use crate::accounts::Accounts;
 use crate::ask::{Asker, Ours, Outcome};
 use crate::clock::{unix_ms, uptime};
 use crate::routing;
+use crate::store::Store;
+use models::{Model, Models, not_served};
 use race::{Asking, Begun, Race, prefix_of};
+use receipts::{AnswerId, AnswerReceipt, Receipts};
 use relay::Relay;
 use shape::Shape;
 
@@ -76,6 +81,8 @@ pub struct Api {
     router: Arc<routing::Router>,
     asker: Asker,
     accounts: Arc<Accounts>,
+    store: Store,
+    receipts: Receipts,
     slots: Arc<Semaphore>,
     /// Unix seconds; what `/v1/models` calls `created`.
     started: i64,
@@ -89,10 +96,12 @@ impl Api {
         router: Arc<routing::Router>,
         asker: Asker,
         accounts: Arc<Accounts>,
+        store: Store,
     ) -> Self {
         let slots = Arc::new(Semaphore::new(config.concurrency));
         let started = crate::clock::unix_ms() / 1000;
-        Self { config, catalogue, router, asker, accounts, slots, started }
+        let receipts = Receipts::default();
+        Self { config, catalogue, router, asker, accounts, store, receipts, slots, started }
     }
 
     /// The routes.
@@ -101,6 +110,8 @@ impl Api {
             .route(Kind::Chat.path(), post(chat))
             .route(Kind::Completion.path(), post(completion))
             .route("/v1/models", get(models))
+            .route("/v1/models/{id}", get(model))
+            .route("/v1/receipts/{id}", get(receipt))
             .with_state(self)
     }
 
@@ -126,12 +137,8 @@ impl Api {
 
     fn parse(&self, kind: Kind, body: &[u8]) -> Result<(&Task, Asked), ApiError> {
         let model = openai::model_of(body)?;
-        let task = self.catalogue.task(&model).filter(|task| task.enabled).ok_or_else(|| {
-            ApiError::not_found(format!(
-                "the model `{model}` is not served here; see GET /v1/models"
-            ))
-            .with_code("model_not_found")
-        })?;
+        let task = self.catalogue.task(&model).filter(|task| task.enabled);
+        let task = task.ok_or_else(|| not_served(model.as_str()))?;
         if task.kind != kind {
             return Err(ApiError::bad_request(format!(
                 "the model `{model}` is served at {}",
@@ -157,9 +164,10 @@ impl Api {
             // By nothing that a miner or a user could know.
             asked.generation.sampling.seed = wire::draw_seed(&mut rand::rng());
         }
-        let choices = self.begin(task, &asked.generation).await?;
+        let id = AnswerId::new(kind, rand::random());
+        let choices = self.begin(id, task, &asked.generation).await?;
         let shape = Shape {
-            id: answer_id(kind, rand::random()),
+            id: id.to_string(),
             kind,
             model: task.id.to_string(),
             created: u64::try_from(unix_ms() / 1000).unwrap_or(0),
@@ -173,11 +181,14 @@ impl Api {
     /// Waits until every choice that was asked for has begun.
     async fn begin(
         self: &Arc<Self>,
+        answer: AnswerId,
         task: &Task,
         generation: &Generation,
     ) -> Result<Vec<Begun>, ApiError> {
         let race = Race {
             api: self,
+            answer,
+            choice: 0,
             task,
             body: Bytes::from(wire::miner_body(&task.id, generation)),
             max_tokens: generation.max_tokens,
@@ -188,44 +199,21 @@ impl Api {
 
     /// Books what came of a query, for the miner's score and for the next choice of a miner.
     fn settle(&self, asking: Asking, outcome: Outcome) {
-        let Asking { query, under_way, in_hand } = asking;
+        let Asking { answer, choice, query, under_way, in_hand } = asking;
         match &outcome {
-            Outcome::Served(served) => in_hand.succeeded(served.tokens()),
+            Outcome::Served(served) => {
+                in_hand.succeeded(served.tokens());
+                let uid = in_hand.route().uid();
+                self.receipts.remember(answer, choice, uid, &served.receipt);
+            }
             Outcome::Refused => in_hand.refused(uptime()),
             // A miner that used up the user's patience is avoided, though this does not count as a failure.
             Outcome::Failed(_) | Outcome::Void(Ours::Budget) => in_hand.failed(uptime()),
             Outcome::Void(_) => {}
         }
         let floor = self.catalogue.task(&query.task).map_or(0.0, |task| task.checking.share);
-        under_way.settle(&query, outcome, floor, &mut rand::rng());
-    }
-
-    fn models(&self) -> Value {
-        let data: Vec<_> = self
-            .catalogue
-            .enabled()
-            .map(|(task, _)| {
-                json!({
-                    "id": task.id,
-                    "object": "model",
-                    "created": self.started,
-                    "owned_by": "touchstone",
-                    "name": task.display_name,
-                    "description": task.description,
-                    "context_length": task.engine.context,
-                    "served": self.router.serves(&task.id),
-                })
-            })
-            .collect();
-        json!({"object": "list", "data": data})
-    }
-}
-
-/// The name of an answer.
-fn answer_id(kind: Kind, number: u128) -> String {
-    match kind {
-        Kind::Chat => format!("chatcmpl-{number:032x}"),
-        Kind::Completion => format!("cmpl-{number:032x}"),
+        let check = Some(answer.check(choice));
+        under_way.settle(&query, outcome, floor, check, &mut rand::rng());
     }
 }
 
@@ -237,8 +225,35 @@ async fn completion(State(api): State<Arc<Api>>, request: Request) -> Result<Res
     api.answer(Kind::Completion, request).await
 }
 
-async fn models(State(api): State<Arc<Api>>) -> Json<Value> {
+async fn models(State(api): State<Arc<Api>>) -> Json<Models> {
     Json(api.models())
+}
+
+async fn model(
+    State(api): State<Arc<Api>>,
+    Path(id): Path<String>,
+) -> Result<Json<Model>, ApiError> {
+    api.model(&id).map(Json)
+}
+
+async fn receipt(
+    State(api): State<Arc<Api>>,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+) -> Result<Json<AnswerReceipt>, ApiError> {
+    api.authenticate(&headers)?;
+    let known = match id.parse() {
+        Ok(id) => api.receipts.of(id, &api.store).await.map_err(|error| {
+            warn!("a receipt cannot be read: {:#}", anyhow::Error::from(error));
+            ApiError::internal()
+        })?,
+        Err(()) => None,
+    };
+    known.map(Json).ok_or_else(|| {
+        ApiError::not_found(
+            "no answer with this id is remembered; receipts are kept for the newest",
+        )
+    })
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use super::receipts::AnswerId;
 use super::{Api, RETRY_AFTER};
 use crate::accounts::{Origin, UnderWay};
 use crate::ask::{AnswerStream, Asker, Failure, NotOpened, Ours, Outcome, Piece, Query};
@@ -33,6 +34,8 @@ const LEAST_PREFIX_BYTES: usize = 256;
 /// A query to a miner on behalf of a user.
 #[derive(Debug)]
 pub(super) struct Asking {
+    pub(super) answer: AnswerId,
+    pub(super) choice: usize,
     pub(super) query: Query,
     pub(super) under_way: UnderWay,
     pub(super) in_hand: InHand,
@@ -58,8 +61,11 @@ enum Tried {
 }
 
 /// One answer that is wanted.
+#[derive(Debug)]
 pub(super) struct Race<'a> {
     pub(super) api: &'a Arc<Api>,
+    pub(super) answer: AnswerId,
+    pub(super) choice: usize,
     pub(super) task: &'a Task,
     pub(super) body: Bytes,
     pub(super) max_tokens: u32,
@@ -153,7 +159,8 @@ impl Race<'_> {
         query.timeouts.first_token = route.time_for(left, whole, last);
         query.cut_short = query.timeouts.first_token < whole;
         let under_way = self.api.accounts.begin(id.clone(), self.max_tokens, Origin::Organic);
-        let asking = Asking { query, under_way, in_hand: route.begin(now) };
+        let (answer, choice) = (self.answer, self.choice);
+        let asking = Asking { answer, choice, query, under_way, in_hand: route.begin(now) };
         let (asker, won) = (self.api.asker.clone(), attempts.won.clone());
         attempts.running.push(Box::pin(async move { attempt(asker, asking, won).await }));
         true

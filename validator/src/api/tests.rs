@@ -17,6 +17,8 @@ use futures::StreamExt;
 use futures::future::pending;
 use futures::stream::{self, once};
 use prometheus_client::registry::Registry;
+use rand::SeedableRng;
+use rand_chacha::ChaCha12Rng;
 use serde_json::{Value, json};
 use url::Url;
 
@@ -118,7 +120,7 @@ async fn world(miners: &[(&'static str, Conduct)], config: ApiConfig) -> World {
     let tallies = Arc::new(Tallies::default());
     let metrics = Metrics::new(&mut Registry::default());
     let (to_check, writer) =
-        writer(Arc::clone(&tallies), Arc::clone(&metrics), store, Arc::default(), 10);
+        writer(Arc::clone(&tallies), Arc::clone(&metrics), store.clone(), Arc::default(), 10);
     let suspicions = Arc::new(Suspicions::default());
     let accounts = Accounts::new(Arc::clone(&tallies), metrics, suspicions, to_check);
     let mut declared = BTreeMap::new();
@@ -137,7 +139,7 @@ async fn world(miners: &[(&'static str, Conduct)], config: ApiConfig) -> World {
     let router = Arc::new(routing::Router::default());
     router.replace(candidates);
     let asker = Asker::new(Keypair::development("Alice"));
-    let api = Api::new(config, catalogue, router, asker, Arc::new(accounts));
+    let api = Api::new(config, catalogue, router, asker, Arc::new(accounts), store);
     World { api: Arc::new(api), tallies, _writer: Mutex::new(writer), _folder: folder }
 }
 
@@ -298,6 +300,39 @@ async fn a_miner_that_had_only_a_part_of_the_time_has_not_failed_when_it_runs_ou
     let tally = world.tally("Bob");
     assert_eq!((tally.void, tally.asked()), (1, 0));
     assert_eq!(world.tally("Charlie").served, 1);
+}
+
+#[tokio::test]
+async fn the_slow_tail_is_asked_a_second_time_and_the_loser_is_called_off() {
+    let world = world(&[("Bob", Conduct::Hangs), ("Charlie", Conduct::Answers)], open()).await;
+    let routes = world.api.router.of(&"chat-demo".parse().unwrap()).unwrap();
+    // Both are usually quick, so the first is soon known to be late.
+    let mut rng = ChaCha12Rng::seed_from_u64(1);
+    for tried in [vec![], vec![id("Bob").hotkey]] {
+        let route = routes.choose(None, &tried, Duration::ZERO, &mut rng).unwrap();
+        let in_hand = route.begin(Duration::ZERO);
+        (0..30).for_each(|_| in_hand.first_token(Duration::from_millis(1)));
+    }
+    (0..100).for_each(|_| routes.asked());
+    assert_eq!(world.ask(json!({}), None).await.0, StatusCode::OK);
+    let (bob, charlie) = (world.tally("Bob"), world.tally("Charlie"));
+    assert_eq!((bob.void, bob.asked(), charlie.served), (1, 0, 1));
+    // Nothing of it is under way any more.
+    assert_eq!(world.refuses("Bob").refused_within, 1);
+}
+
+#[tokio::test]
+async fn an_answers_receipt_tells_who_gave_it() {
+    let world = world(&[("Bob", Conduct::Answers)], open()).await;
+    let (_, body) = world.ask(json!({}), None).await;
+    let answer: Value = serde_json::from_str(&body).unwrap();
+    let id: AnswerId = answer["id"].as_str().unwrap().parse().unwrap();
+    let receipt = world.api.receipts.of(id, &world.api.store).await.unwrap().unwrap();
+    let receipt = serde_json::to_value(receipt).unwrap();
+    let choice = &receipt["choices"][0];
+    assert_eq!(choice["miner"]["hotkey"], json!(Keypair::development("Bob").hotkey()));
+    assert_eq!((&choice["prompt_tokens"], &choice["completion_tokens"]), (&json!(5), &json!(3)));
+    assert!(choice["verification"]["state"].is_string(), "{receipt}");
 }
 
 #[tokio::test]

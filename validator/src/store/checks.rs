@@ -51,6 +51,13 @@ pub struct CheckedAnswer {
     pub verdict: Verdict,
 }
 
+/// What came of an answer that was to be checked.
+#[derive(Debug, Clone, PartialEq)]
+pub enum CheckStanding {
+    Waiting,
+    Judged(Verdict),
+}
+
 impl Store {
     /// Puts answers in the queue for checking, unless `limit` of them wait already. Returns how many were taken.
     ///
@@ -232,6 +239,23 @@ impl Store {
             .await
             .map_err(&failed)?;
         transaction.commit().await.map_err(failed)
+    }
+
+    /// What came of an answer that was to be checked; `None` if it never was, or too long ago.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn check_standing(&self, id: &str) -> Result<Option<CheckStanding>, StoreError> {
+        let failed = failed("look up a check");
+        let read = async |sql| self.database.first(sql, values![id]).await;
+        // A verdict comes in the transaction that ends the waiting, so this order finds one of the two.
+        let waits = read("SELECT id FROM pending_checks WHERE id = $1").await.map_err(&failed)?;
+        let judged = read("SELECT verdict FROM verdicts WHERE id = $1").await.map_err(&failed)?;
+        if let Some(row) = judged {
+            let verdict = row.fields().json().map_err(failed)?;
+            return Ok(Some(CheckStanding::Judged(verdict)));
+        }
+        Ok(waits.map(|_| CheckStanding::Waiting))
     }
 
     /// Puts an answer that came back without a verdict behind the others. Returns whether it is given up instead, having

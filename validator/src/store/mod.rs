@@ -27,7 +27,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use crate::tally::ContenderId;
 use database::{Database, Record};
 
-pub use checks::{ANSWERS_PER_CONTENDER, CheckedAnswer, PendingCheck};
+pub use checks::{ANSWERS_PER_CONTENDER, CheckStanding, CheckedAnswer, PendingCheck};
 pub use error::StoreError;
 pub use location::{Location, LocationError};
 pub use periods::PeriodId;

@@ -1,0 +1,266 @@
+//! Who answered, and whether it was verified: what users can ask later about their answers.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::str::FromStr;
+use std::sync::{Mutex, PoisonError};
+
+use common::openai::Kind;
+use common::receipt::Receipt;
+use common::{Hotkey, TaskId, Uid};
+use serde::Serialize;
+
+use crate::store::{CheckStanding, Store, StoreError};
+
+/// Answers that are remembered; each takes about half a kilobyte.
+const REMEMBERED: usize = 16_384;
+
+/// The name of an answer, as users see it, and of the checks of its choices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct AnswerId {
+    kind: Kind,
+    number: u128,
+}
+
+impl AnswerId {
+    /// `number` is random.
+    pub(super) fn new(kind: Kind, number: u128) -> Self {
+        Self { kind, number }
+    }
+
+    /// The id of the check of one of its choices.
+    pub(super) fn check(self, choice: usize) -> String {
+        format!("{:032x}", self.number.wrapping_add(choice as u128))
+    }
+}
+
+const fn prefix(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Chat => "chatcmpl-",
+        Kind::Completion => "cmpl-",
+    }
+}
+
+impl fmt::Display for AnswerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{:032x}", prefix(self.kind), self.number)
+    }
+}
+
+impl FromStr for AnswerId {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let read = |kind| {
+            let id = Self {
+                kind,
+                number: u128::from_str_radix(text.strip_prefix(prefix(kind))?, 16).ok()?,
+            };
+            // Only the one canonical text.
+            (id.to_string() == text).then_some(id)
+        };
+        read(Kind::Chat).or_else(|| read(Kind::Completion)).ok_or(())
+    }
+}
+
+/// The answer of `GET /v1/receipts/{id}`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct AnswerReceipt {
+    id: String,
+    object: &'static str,
+    model: TaskId,
+    /// One for each choice.
+    choices: Vec<ChoiceReceipt>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct ChoiceReceipt {
+    index: usize,
+    miner: Miner,
+    prompt_tokens: u32,
+    completion_tokens: u32,
+    /// What the miner has signed, and its signature: it cannot deny this answer.
+    receipt_digest: String,
+    signature: String,
+    verification: Verification,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+struct Miner {
+    uid: Uid,
+    hotkey: Hotkey,
+}
+
+/// What came of checking an answer.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+enum Verification {
+    /// Only a share of the answers is computed again.
+    NotChecked,
+    Waiting,
+    /// `quality` is 1 for what an honest miner sends.
+    Checked {
+        quality: f64,
+        reasons: Vec<String>,
+    },
+}
+
+/// An answer that was given.
+#[derive(Debug, Clone)]
+struct Given {
+    model: TaskId,
+    choices: Vec<(usize, Part)>,
+}
+
+#[derive(Debug, Clone)]
+struct Part {
+    miner: Miner,
+    prompt_tokens: u32,
+    completion_tokens: u32,
+    digest: [u8; 32],
+    signature: String,
+}
+
+/// The newest answers.
+#[derive(Debug, Default)]
+pub(super) struct Receipts(Mutex<Newest>);
+
+#[derive(Debug, Default)]
+struct Newest {
+    of: HashMap<AnswerId, Given>,
+    order: VecDeque<AnswerId>,
+}
+
+impl Receipts {
+    /// A choice of an answer was given in full.
+    pub(super) fn remember(&self, id: AnswerId, choice: usize, uid: Uid, receipt: &Receipt) {
+        let generated = &receipt.generated;
+        let part = Part {
+            miner: Miner { uid, hotkey: receipt.hotkey },
+            prompt_tokens: generated.prompt_tokens,
+            completion_tokens: u32::try_from(generated.tokens.len()).unwrap_or(u32::MAX),
+            digest: generated.digest(),
+            signature: receipt.signature.clone(),
+        };
+        let mut given = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Newest { of, order } = &mut *given;
+        let answer = of.entry(id).or_insert_with(|| {
+            order.push_back(id);
+            Given { model: generated.task.clone(), choices: Vec::with_capacity(1) }
+        });
+        answer.choices.push((choice, part));
+        if order.len() > REMEMBERED
+            && let Some(oldest) = order.pop_front()
+        {
+            of.remove(&oldest);
+        }
+    }
+
+    /// What is known of an answer; `None` if it is not remembered.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub(super) async fn of(
+        &self,
+        id: AnswerId,
+        store: &Store,
+    ) -> Result<Option<AnswerReceipt>, StoreError> {
+        let given = {
+            let given = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            given.of.get(&id).cloned()
+        };
+        let Some(Given { model, mut choices }) = given else { return Ok(None) };
+        choices.sort_by_key(|(index, _)| *index);
+        let mut receipts = Vec::with_capacity(choices.len());
+        for (index, part) in choices {
+            let verification = match store.check_standing(&id.check(index)).await? {
+                Some(CheckStanding::Judged(verdict)) => {
+                    Verification::Checked { quality: verdict.quality, reasons: verdict.reasons }
+                }
+                Some(CheckStanding::Waiting) => Verification::Waiting,
+                None => Verification::NotChecked,
+            };
+            receipts.push(ChoiceReceipt {
+                index,
+                miner: part.miner,
+                prompt_tokens: part.prompt_tokens,
+                completion_tokens: part.completion_tokens,
+                receipt_digest: format!("0x{}", hex::encode(part.digest)),
+                signature: part.signature,
+                verification,
+            });
+        }
+        Ok(Some(AnswerReceipt { id: id.to_string(), object: "receipt", model, choices: receipts }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use common::Keypair;
+    use common::checks::{Evidence, Verdict};
+    use common::generation::FinishReason;
+    use common::receipt::{Generated, Timings, request_digest};
+
+    use super::*;
+    use crate::store::tests::{pending, store};
+
+    fn receipt() -> Receipt {
+        let generated = Generated {
+            task: "chat-demo".parse().unwrap(),
+            request_digest: request_digest(b"{}"),
+            prompt_tokens: 5,
+            tokens: vec![1, 2, 3],
+            logprobs: vec![-0.1; 3],
+            finish_reason: FinishReason::Stop,
+            timings: Timings::default(),
+        };
+        generated.sign(&Keypair::development("Bob"))
+    }
+
+    #[test]
+    fn names_are_read_as_they_are_written() {
+        for kind in [Kind::Chat, Kind::Completion] {
+            let id = AnswerId::new(kind, 77);
+            assert_eq!(id.to_string().parse(), Ok(id));
+        }
+        for wrong in ["", "chatcmpl-", "chatcmpl-77", "cmpl-+0000000000000000000000000000077", "x"]
+        {
+            assert_eq!(wrong.parse::<AnswerId>(), Err(()), "{wrong}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_tells_who_gave_it_and_later_what_came_of_its_check() {
+        let (_folder, store) = store().await;
+        let (receipts, id) = (Receipts::default(), AnswerId::new(Kind::Chat, 7));
+        assert_eq!(receipts.of(id, &store).await.unwrap(), None);
+        receipts.remember(id, 0, Uid(4), &receipt());
+        let verification = async || {
+            let known = receipts.of(id, &store).await.unwrap().unwrap();
+            assert_eq!(known.choices.len(), 1);
+            let choice = known.choices.into_iter().next().unwrap();
+            assert_eq!((choice.miner.uid, choice.completion_tokens), (Uid(4), 3));
+            choice.verification
+        };
+        assert_eq!(verification().await, Verification::NotChecked);
+        let waiting = pending(&id.check(0), 1);
+        store.queue_checks(std::slice::from_ref(&waiting), 10).await.unwrap();
+        assert_eq!(verification().await, Verification::Waiting);
+        let verdict =
+            Verdict { quality: 0.5, evidence: Evidence::default(), reasons: vec!["a".into()] };
+        store.save_verdict(&waiting, &verdict).await.unwrap();
+        let checked = Verification::Checked { quality: 0.5, reasons: vec!["a".into()] };
+        assert_eq!(verification().await, checked);
+    }
+
+    #[test]
+    fn only_so_many_are_remembered() {
+        let (receipts, receipt) = (Receipts::default(), receipt());
+        for number in 0..=REMEMBERED as u128 {
+            receipts.remember(AnswerId::new(Kind::Chat, number), 0, Uid(1), &receipt);
+        }
+        let given = receipts.0.lock().unwrap();
+        assert_eq!((given.of.len(), given.order.len()), (REMEMBERED, REMEMBERED));
+        assert!(!given.of.contains_key(&AnswerId::new(Kind::Chat, 0)));
+    }
+}
