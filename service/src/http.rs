@@ -4,7 +4,9 @@
 mod error;
 mod layers;
 mod server;
+mod tls;
 
 pub use error::ApiError;
 pub use layers::{Health, RequestId, layers, operations};
-pub use server::{Limits, serve};
+pub use server::{Limits, serve, serve_with};
+pub use tls::{Tls, TlsError};

@@ -1,17 +1,24 @@
 //! The accept loop: bounded connections, deadlines for slow clients, an orderly end.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
+
+use super::Tls;
+
+/// How long a client may take to agree on keys.
+const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Bounds of a server. The defaults suit every service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +49,17 @@ impl Default for Limits {
 ///
 /// Nothing of it runs on after it has returned.
 pub async fn serve(listener: TcpListener, router: Router, limits: Limits, stop: CancellationToken) {
+    serve_with(listener, router, limits, None, stop).await;
+}
+
+/// The same over HTTPS, if there is a certificate.
+pub async fn serve_with(
+    listener: TcpListener,
+    router: Router,
+    limits: Limits,
+    tls: Option<Tls>,
+    stop: CancellationToken,
+) {
     let slots = Arc::new(Semaphore::new(limits.connections));
     let mut connections = JoinSet::new();
     let mut http = http1::Builder::new();
@@ -55,38 +73,59 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, stop: 
         };
         while connections.try_join_next().is_some() {}
         let Some((stream, slot)) = accepted else { continue };
-        let connection = http
-            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router.clone()))
-            .with_upgrades();
-        let stop = stop.clone();
-        connections.spawn(async move {
-            let mut connection = std::pin::pin!(connection);
-            let result = tokio::select! {
-                result = connection.as_mut() => result,
-                () = stop.cancelled() => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
-            };
-            if let Err(error) = result {
-                // Clients that go away, mostly.
-                debug!(%error, "a connection ended early");
+        let service = TowerToHyperService::new(router.clone());
+        let (http, stop) = (http.clone(), stop.clone());
+        match tls.as_ref().map(|tls| tls.acceptor(Instant::now())) {
+            None => {
+                connections.spawn(connection(http, stream, service, stop, slot));
             }
-            drop(slot);
-        });
+            Some(acceptor) => {
+                connections.spawn(async move {
+                    match timeout(HANDSHAKE_DEADLINE, acceptor.accept(stream)).await {
+                        Ok(Ok(stream)) => connection(http, stream, service, stop, slot).await,
+                        Ok(Err(error)) => debug!(%error, "a TLS handshake failed"),
+                        Err(_) => debug!("a TLS handshake did not end in time"),
+                    }
+                });
+            }
+        }
     }
     drop(listener);
     let finished = async { while connections.join_next().await.is_some() {} };
-    if tokio::time::timeout(limits.grace, finished).await.is_err() {
+    if timeout(limits.grace, finished).await.is_err() {
         info!("cutting off {} connections that are still open", connections.len());
         connections.shutdown().await;
     }
 }
 
+/// Serves one connection to its end.
+async fn connection(
+    http: http1::Builder,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    service: TowerToHyperService<Router>,
+    stop: CancellationToken,
+    slot: OwnedSemaphorePermit,
+) {
+    let connection = http.serve_connection(TokioIo::new(stream), service).with_upgrades();
+    let mut connection = std::pin::pin!(connection);
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        // Clients that go away, mostly.
+        debug!(%error, "a connection ended early");
+    }
+    drop(slot);
+}
+
 async fn accept(
     listener: &TcpListener,
     slots: &Arc<Semaphore>,
-) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+) -> Option<(TcpStream, OwnedSemaphorePermit)> {
     // The semaphore is never closed.
     let slot = Arc::clone(slots).acquire_owned().await.ok()?;
     match listener.accept().await {

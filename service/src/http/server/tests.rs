@@ -95,3 +95,28 @@ async fn health_and_metrics_are_served() {
     assert_eq!(metrics.text().await.unwrap(), "# EOF\n");
     server.stop.cancel();
 }
+
+#[tokio::test]
+async fn with_a_certificate_it_speaks_https_and_a_client_without_is_dropped() {
+    let folder = tempfile::tempdir().unwrap();
+    let [certificate, key] =
+        [("cert.pem", include_str!("test-cert.pem")), ("key.pem", include_str!("test-key.pem"))]
+            .map(|(name, text)| {
+                let path = folder.path().join(name);
+                std::fs::write(&path, text).unwrap();
+                path
+            });
+    let tls = Some(Tls::open(&certificate, &key).unwrap());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let stop = CancellationToken::new();
+    let router = layers(Router::new().route("/", get(|| async { "hello" })), 1000);
+    let running = tokio::spawn(serve_with(listener, router, Limits::default(), tls, stop.clone()));
+    let root = reqwest::Certificate::from_pem(include_bytes!("test-cert.pem")).unwrap();
+    let client = reqwest::Client::builder().tls_certs_only([root]).build().unwrap();
+    let answer = client.get(format!("https://{address}/")).send().await.unwrap();
+    assert_eq!(answer.text().await.unwrap(), "hello");
+    assert!(client.get(format!("http://{address}/")).send().await.is_err());
+    stop.cancel();
+    running.await.unwrap();
+}
