@@ -13,7 +13,7 @@ use common::{Hotkey, Keypair, MechanismId, TaskId};
 use rand::SeedableRng;
 use rand_chacha::ChaCha12Rng;
 use serde_json::json;
-use service::http::{ApiError, Health, Limits, layers, operations, serve};
+use service::http::{ApiError, Health, Limits, Tls, layers, operations, serve_with};
 use tasks::Catalogue;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span, warn};
 
 use crate::accounts::Accounts;
-use crate::api::{Api, MAX_BODY_BYTES};
+use crate::api::{self, Api, MAX_BODY_BYTES};
 use crate::ask::Asker;
 use crate::checking::Checker;
 use crate::clock;
@@ -53,6 +53,7 @@ pub struct App {
     address: SocketAddr,
     router: Router,
     limits: Limits,
+    tls: Option<Tls>,
     chain: Chain,
     cycle: Cycle,
     judge: Judge,
@@ -106,6 +107,8 @@ impl App {
                 warn!("the clock is {behind:?} behind the newest evidence; going on from there");
             }
         }
+        let tls = config.tls.as_ref().map(|(certificate, key)| Tls::open(certificate, key));
+        let tls = tls.transpose().context("HTTPS cannot be served")?;
         let listener = TcpListener::bind(config.listen)
             .await
             .with_context(|| format!("cannot listen on {} (`api.listen`)", config.listen))?;
@@ -250,8 +253,9 @@ impl App {
         Ok(Self {
             listener,
             address,
-            router: layers(router, MAX_BODY_BYTES),
+            router: api::cors(layers(router, MAX_BODY_BYTES), config.cors),
             limits: Limits { grace: config.grace, ..Limits::default() },
+            tls,
             chain,
             cycle,
             judge,
@@ -283,8 +287,10 @@ impl App {
         let shutdown = CancellationToken::new();
         let mut services = JoinSet::new();
         let child = || shutdown.clone();
-        info!("the organic API listens on http://{}", self.address);
-        services.spawn(named("api", serve(self.listener, self.router, self.limits, child())));
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        info!("the organic API listens on {scheme}://{}", self.address);
+        let api = serve_with(self.listener, self.router, self.limits, self.tls, child());
+        services.spawn(named("api", api));
         let (chain, feed) = (self.chain, child());
         services.spawn(named("chain", async move { chain.follow(feed).await }));
         let (lags, watched) = (self.lags, child());

@@ -14,7 +14,7 @@ use service::settings::{Loaded, Problems, Sources};
 use tasks::Catalogue;
 use url::Url;
 
-use crate::api::ApiConfig;
+use crate::api::{ApiConfig, Origins};
 use crate::checking::CheckingConfig;
 use crate::evidence::{Retention, bucket_ms};
 use crate::plan::Probing;
@@ -47,6 +47,9 @@ pub struct Config {
     pub external_ip: Option<IpAddr>,
     pub api: ApiConfig,
     pub grace: Duration,
+    /// Certificate and key, as PEM files.
+    pub tls: Option<(PathBuf, PathBuf)>,
+    pub cors: Origins,
 }
 
 #[derive(Deserialize)]
@@ -144,6 +147,9 @@ struct ApiFile {
     concurrency: usize,
     external_ip: String,
     grace_s: f64,
+    tls_certificate: PathBuf,
+    tls_key: PathBuf,
+    cors_origins: Vec<String>,
 }
 
 impl Config {
@@ -178,6 +184,9 @@ impl File {
             })
             .ok();
         let chain = self.chain.check(problems);
+        let tls = self.api.tls(problems);
+        let cors = Origins::read(&self.api.cors_origins)
+            .map_err(|why| problems.add("api.cors_origins", why));
         let (api, listen, external_ip) = self.api.check(problems);
         let checking = self.checking.check(problems);
         let weights = self.weights.check(problems);
@@ -251,6 +260,8 @@ impl File {
             external_ip,
             api,
             grace,
+            tls,
+            cors: cors.ok()?,
         })
     }
 }
@@ -359,6 +370,22 @@ impl ApiFile {
         }
         let keys: BTreeSet<_> = self.api_keys.iter().map(|key| ApiConfig::hash(key)).collect();
         (ApiConfig { open: self.open, keys, concurrency: self.concurrency }, listen, external_ip)
+    }
+
+    fn tls(&self, problems: &mut Problems) -> Option<(PathBuf, PathBuf)> {
+        let [certificate, key] = [&self.tls_certificate, &self.tls_key];
+        let none = |path: &Path| path.as_os_str().is_empty();
+        match (none(certificate), none(key)) {
+            (true, true) => None,
+            (false, false) => Some((certificate.clone(), key.clone())),
+            (true, false) | (false, true) => {
+                problems.add(
+                    "api.tls_certificate",
+                    "HTTPS needs both `api.tls_certificate` and `api.tls_key`",
+                );
+                None
+            }
+        }
     }
 }
 

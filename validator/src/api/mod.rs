@@ -1,5 +1,6 @@
 //! The subnet, open to the world: an OpenAI-compatible API in front of the miners.
 
+mod cors;
 mod models;
 mod race;
 mod receipts;
@@ -32,6 +33,8 @@ use crate::ask::{Asker, Ours, Outcome};
 use crate::clock::{unix_ms, uptime};
 use crate::routing;
 use crate::store::Store;
+pub use cors::Origins;
+pub(crate) use cors::layer as cors;
 use models::{Model, Models, not_served};
 use race::{Asking, Begun, Race, prefix_of};
 use receipts::{AnswerId, AnswerReceipt, Receipts};

@@ -132,7 +132,8 @@ async fn world(miners: &[(&'static str, Conduct)], config: ApiConfig) -> World {
         let contender = Contender { uid, url, declared: Volume::from(300) };
         // A later miner is all but never taken before an earlier one.
         let quality = Some(0.1_f64.powi(i32::from(uid.0) - 1));
-        candidates.push(Candidate { id: id.clone(), contender, score: 1.0, quality });
+        let score = 1e-9_f64.powi(i32::from(uid.0));
+        candidates.push(Candidate { id: id.clone(), contender, score, quality });
         declared.insert(id, Volume::from(300));
     }
     tallies.turn(PeriodId(1), &declared, 60.0);
