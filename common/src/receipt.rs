@@ -100,11 +100,16 @@ impl Generated {
 impl Receipt {
     /// Whether `miner` signed exactly this.
     pub fn is_signed_by(&self, miner: &Hotkey) -> bool {
+        self.is_signed(&self.generated.digest(), miner)
+    }
+
+    /// The same, with [`Generated::digest`] at hand.
+    pub fn is_signed(&self, digest: &[u8; 32], miner: &Hotkey) -> bool {
         let mut signature = [0; 64];
         let hex = self.signature.strip_prefix("0x").unwrap_or(&self.signature);
         self.hotkey == *miner
             && hex::decode_to_slice(hex, &mut signature).is_ok()
-            && miner.verifies(&self.generated.digest(), &signature)
+            && miner.verifies(digest, &signature)
     }
 }
 

@@ -365,6 +365,7 @@ mod tests {
             };
             let served = Served {
                 text: "a b c".to_owned(),
+                digest: generated.digest(),
                 receipt: generated.sign(&Keypair::development("Bob")),
                 first_token: Duration::from_millis(100),
                 mean_arrival: Duration::from_millis(250),

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span, warn};
 
 use crate::accounts::Accounts;
-use crate::api::{self, Api, MAX_BODY_BYTES};
+use crate::api::{self, Api, Front, MAX_BODY_BYTES};
 use crate::ask::Asker;
 use crate::checking::Checker;
 use crate::clock;
@@ -51,7 +51,7 @@ const STATUS_AGE: Duration = Duration::from_secs(1);
 pub struct App {
     listener: TcpListener,
     address: SocketAddr,
-    router: Router,
+    front: Front,
     limits: Limits,
     tls: Option<Tls>,
     chain: Chain,
@@ -246,14 +246,17 @@ impl App {
             accounts,
             store.clone(),
         ));
-        let router = api
+        let router = Arc::clone(&api)
             .routes()
             .merge(status_routes(handle.clone()))
             .merge(operations(Arc::new(registry), health(handle.clone())));
+        let routed = !config.cors.is_empty();
+        let router = api::cors(layers(router, MAX_BODY_BYTES), config.cors);
+        let front = Front::new(api, router, routed);
         Ok(Self {
             listener,
             address,
-            router: api::cors(layers(router, MAX_BODY_BYTES), config.cors),
+            front,
             limits: Limits { grace: config.grace, ..Limits::default() },
             tls,
             chain,
@@ -289,7 +292,7 @@ impl App {
         let child = || shutdown.clone();
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         info!("the organic API listens on {scheme}://{}", self.address);
-        let api = serve_with(self.listener, self.router, self.limits, self.tls, child());
+        let api = serve_with(self.listener, self.front, self.limits, self.tls, child());
         services.spawn(named("api", api));
         let (chain, feed) = (self.chain, child());
         services.spawn(named("chain", async move { chain.follow(feed).await }));

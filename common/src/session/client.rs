@@ -82,6 +82,11 @@ pub struct Client {
 }
 
 impl Client {
+    /// The other side's hotkey as text: making one of the other is slow.
+    pub fn receiver(&self) -> &str {
+        self.key.names.split('\n').next_back().unwrap_or_default()
+    }
+
     /// How long it is valid from when it was opened.
     pub fn lifetime(&self) -> Duration {
         self.lifetime

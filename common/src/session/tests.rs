@@ -58,6 +58,7 @@ impl Pair {
 fn requests_pass_once_each_and_receipts_are_bound_to_them() {
     let pair = Pair::new(Terms::default());
     let client = pair.open(1);
+    assert_eq!(client.receiver(), pair.bob.hotkey().to_string());
     let (first, second) = (client.count().unwrap(), client.count().unwrap());
     let headers = client.headers(&REQUEST, second);
     let claim = pair.check(&REQUEST, &headers, pair.now).unwrap();

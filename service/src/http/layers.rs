@@ -1,12 +1,12 @@
 //! Request ids, body limits, and the routes that operators use.
 
 use std::hash::{BuildHasher, RandomState};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 
-use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::{HeaderName, HeaderValue, StatusCode};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::extract::{DefaultBodyLimit, Request};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -33,31 +33,32 @@ impl RequestId {
     }
 }
 
-/// Makes ids that differ between processes and within one.
-#[derive(Debug)]
-struct Ids {
-    process: u64,
-    last: AtomicU64,
-}
+/// Ids begin at a random number, so that they differ between processes, and count on.
+static NEXT_ID: LazyLock<AtomicU64> =
+    LazyLock::new(|| AtomicU64::new(RandomState::new().hash_one(0)));
 
-impl Ids {
-    fn of(&self, request: &Request) -> RequestId {
+impl RequestId {
+    /// The id of the request with these headers.
+    pub fn of(headers: &HeaderMap) -> Self {
         let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(byte);
-        if let Some(own) = request.headers().get(HEADER)
+        if let Some(own) = headers.get(HEADER)
             && (1..=64).contains(&own.len())
             && own.as_bytes().iter().all(plain)
         {
-            return RequestId(own.clone());
+            return Self(own.clone());
         }
-        let number = self.process.wrapping_add(self.last.fetch_add(1, Ordering::Relaxed));
-        let id = format!("req-{number:016x}");
-        RequestId(HeaderValue::try_from(id).unwrap_or(HeaderValue::from_static("req-0")))
+        let id = format!("req-{:016x}", NEXT_ID.fetch_add(1, Ordering::Relaxed));
+        Self(HeaderValue::try_from(id).unwrap_or(HeaderValue::from_static("req-0")))
+    }
+
+    /// Puts the id into the answer.
+    pub fn put_into(self, response: &mut Response) {
+        response.headers_mut().insert(HEADER, self.0);
     }
 }
 
 /// Adds what every router needs: a request id, a bound on bodies in bytes, and 404 and 405 in OpenAI's error shape.
 pub fn layers(router: Router, max_body_bytes: usize) -> Router {
-    let ids = Arc::new(Ids { process: RandomState::new().hash_one(0), last: AtomicU64::new(0) });
     router
         .fallback(|| async { ApiError::not_found("there is nothing at this path") })
         .method_not_allowed_fallback(|| async {
@@ -65,19 +66,15 @@ pub fn layers(router: Router, max_body_bytes: usize) -> Router {
             ApiError { status, ..ApiError::bad_request("this path does not take this method") }
         })
         .layer(DefaultBodyLimit::max(max_body_bytes))
-        .layer(from_fn_with_state(ids, with_request_id))
+        .layer(from_fn(with_request_id))
 }
 
-async fn with_request_id(
-    State(ids): State<Arc<Ids>>,
-    mut request: Request,
-    next: Next,
-) -> Response {
-    let id = ids.of(&request);
+async fn with_request_id(mut request: Request, next: Next) -> Response {
+    let id = RequestId::of(request.headers());
     let span = debug_span!("request", id = id.as_str(), method = %request.method(), path = request.uri().path());
     request.extensions_mut().insert(id.clone());
     let mut response = next.run(request).instrument(span).await;
-    response.headers_mut().insert(HEADER, id.0);
+    id.put_into(&mut response);
     response
 }
 

@@ -1,10 +1,15 @@
 //! The accept loop: bounded connections, deadlines for slow clients, an orderly end.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
+use axum::response::Response;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::Service as HttpService;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -49,17 +54,21 @@ impl Default for Limits {
 ///
 /// Nothing of it runs on after it has returned.
 pub async fn serve(listener: TcpListener, router: Router, limits: Limits, stop: CancellationToken) {
-    serve_with(listener, router, limits, None, stop).await;
+    serve_with(listener, TowerToHyperService::new(router), limits, None, stop).await;
 }
 
-/// The same over HTTPS, if there is a certificate.
-pub async fn serve_with(
+/// The same for any service, and over HTTPS if there is a certificate.
+pub async fn serve_with<S>(
     listener: TcpListener,
-    router: Router,
+    service: S,
     limits: Limits,
     tls: Option<Tls>,
     stop: CancellationToken,
-) {
+) where
+    S: HttpService<Request<Incoming>, Response = Response, Error = Infallible>,
+    S: Clone + Send + 'static,
+    S::Future: Send,
+{
     let slots = Arc::new(Semaphore::new(limits.connections));
     let mut connections = JoinSet::new();
     let mut http = http1::Builder::new();
@@ -73,8 +82,7 @@ pub async fn serve_with(
         };
         while connections.try_join_next().is_some() {}
         let Some((stream, slot)) = accepted else { continue };
-        let service = TowerToHyperService::new(router.clone());
-        let (http, stop) = (http.clone(), stop.clone());
+        let (http, service, stop) = (http.clone(), service.clone(), stop.clone());
         match tls.as_ref().map(|tls| tls.acceptor(Instant::now())) {
             None => {
                 connections.spawn(connection(http, stream, service, stop, slot));
@@ -99,13 +107,15 @@ pub async fn serve_with(
 }
 
 /// Serves one connection to its end.
-async fn connection(
+async fn connection<S>(
     http: http1::Builder,
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    service: TowerToHyperService<Router>,
+    service: S,
     stop: CancellationToken,
     slot: OwnedSemaphorePermit,
-) {
+) where
+    S: HttpService<Request<Incoming>, Response = Response, Error = Infallible>,
+{
     let connection = http.serve_connection(TokioIo::new(stream), service).with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let result = tokio::select! {

@@ -1,6 +1,7 @@
 //! The subnet, open to the world: an OpenAI-compatible API in front of the miners.
 
 mod cors;
+mod front;
 mod models;
 mod race;
 mod receipts;
@@ -35,6 +36,7 @@ use crate::routing;
 use crate::store::Store;
 pub use cors::Origins;
 pub(crate) use cors::layer as cors;
+pub use front::Front;
 use models::{Model, Models, not_served};
 use race::{Asking, Begun, Race, prefix_of};
 use receipts::{AnswerId, AnswerReceipt, Receipts};
@@ -207,7 +209,7 @@ impl Api {
             Outcome::Served(served) => {
                 in_hand.succeeded(served.tokens());
                 let uid = in_hand.route().uid();
-                self.receipts.remember(answer, choice, uid, &served.receipt);
+                self.receipts.remember(answer, choice, uid, served);
             }
             Outcome::Refused => in_hand.refused(uptime()),
             // A miner that used up the user's patience is avoided, though this does not count as a failure.

@@ -6,10 +6,10 @@ use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
 
 use common::openai::Kind;
-use common::receipt::Receipt;
 use common::{Hotkey, TaskId, Uid};
 use serde::Serialize;
 
+use crate::ask::Served;
 use crate::store::{CheckStanding, Store, StoreError};
 
 /// Answers that are remembered; each takes about half a kilobyte.
@@ -133,13 +133,14 @@ struct Newest {
 
 impl Receipts {
     /// A choice of an answer was given in full.
-    pub(super) fn remember(&self, id: AnswerId, choice: usize, uid: Uid, receipt: &Receipt) {
+    pub(super) fn remember(&self, id: AnswerId, choice: usize, uid: Uid, served: &Served) {
+        let receipt = &served.receipt;
         let generated = &receipt.generated;
         let part = Part {
             miner: Miner { uid, hotkey: receipt.hotkey },
             prompt_tokens: generated.prompt_tokens,
-            completion_tokens: u32::try_from(generated.tokens.len()).unwrap_or(u32::MAX),
-            digest: generated.digest(),
+            completion_tokens: served.tokens(),
+            digest: served.digest,
             signature: receipt.signature.clone(),
         };
         let mut given = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -196,6 +197,8 @@ impl Receipts {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use common::Keypair;
     use common::checks::{Evidence, Verdict};
     use common::generation::FinishReason;
@@ -204,7 +207,7 @@ mod tests {
     use super::*;
     use crate::store::tests::{pending, store};
 
-    fn receipt() -> Receipt {
+    fn served() -> Served {
         let generated = Generated {
             task: "chat-demo".parse().unwrap(),
             request_digest: request_digest(b"{}"),
@@ -214,7 +217,15 @@ mod tests {
             finish_reason: FinishReason::Stop,
             timings: Timings::default(),
         };
-        generated.sign(&Keypair::development("Bob"))
+        Served {
+            text: "a b c".to_owned(),
+            digest: generated.digest(),
+            receipt: generated.sign(&Keypair::development("Bob")),
+            first_token: Duration::ZERO,
+            mean_arrival: Duration::ZERO,
+            total: Duration::ZERO,
+            distorted: false,
+        }
     }
 
     #[test]
@@ -234,7 +245,7 @@ mod tests {
         let (_folder, store) = store().await;
         let (receipts, id) = (Receipts::default(), AnswerId::new(Kind::Chat, 7));
         assert_eq!(receipts.of(id, &store).await.unwrap(), None);
-        receipts.remember(id, 0, Uid(4), &receipt());
+        receipts.remember(id, 0, Uid(4), &served());
         let verification = async || {
             let known = receipts.of(id, &store).await.unwrap().unwrap();
             assert_eq!(known.choices.len(), 1);
@@ -255,9 +266,9 @@ mod tests {
 
     #[test]
     fn only_so_many_are_remembered() {
-        let (receipts, receipt) = (Receipts::default(), receipt());
+        let (receipts, served) = (Receipts::default(), served());
         for number in 0..=REMEMBERED as u128 {
-            receipts.remember(AnswerId::new(Kind::Chat, number), 0, Uid(1), &receipt);
+            receipts.remember(AnswerId::new(Kind::Chat, number), 0, Uid(1), &served);
         }
         let given = receipts.0.lock().unwrap();
         assert_eq!((given.of.len(), given.order.len()), (REMEMBERED, REMEMBERED));

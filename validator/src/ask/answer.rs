@@ -1,5 +1,6 @@
 //! A miner's answer as it comes in: bounded, timed, and in the end judged by its form.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
@@ -7,11 +8,11 @@ use bytes::Bytes;
 use common::Hotkey;
 use common::generation::FinishReason;
 use common::openai::ErrorBody;
-use common::receipt::{MAX_TOKENS, Receipt, request_digest};
+use common::receipt::{Generated, MAX_TOKENS, Receipt, request_digest};
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Body;
-use serde::Deserialize;
+use serde::{Deserialize, de};
 use serde_json::value::RawValue;
 use tokio::time::timeout_at;
 
@@ -64,6 +65,17 @@ struct Choice<'a> {
 struct Delta<'a> {
     #[serde(borrow, default)]
     content: Option<&'a RawValue>,
+}
+
+/// A [`Receipt`] whose hotkey is still text.
+#[derive(Deserialize)]
+struct TellsReceipt<'a> {
+    generated: Generated,
+    #[serde(borrow)]
+    hotkey: Cow<'a, str>,
+    signature: String,
+    #[serde(default)]
+    tag: Option<String>,
 }
 
 /// An answer under way.
@@ -180,7 +192,7 @@ impl AnswerStream {
             }
         })?;
         if let Some(receipt) = receipt {
-            self.receipt = Some(serde_json::from_str(receipt.get()).map_err(garbage)?);
+            self.receipt = Some(self.read_receipt(receipt.get()).map_err(garbage)?);
             return Ok(None);
         }
         let Some(choice) = choices.into_iter().next() else { return Ok(None) };
@@ -196,6 +208,15 @@ impl AnswerStream {
             finish_reason: choice.finish_reason,
         };
         Ok((piece != Piece::default()).then_some(piece))
+    }
+
+    fn read_receipt(&self, json: &str) -> Result<Receipt, serde_json::Error> {
+        let TellsReceipt { generated, hotkey, signature, tag } = serde_json::from_str(json)?;
+        let hotkey = match &self.proof {
+            Proof::Session(session, _) if session.receiver() == hotkey => self.query.miner,
+            Proof::Session(..) | Proof::Signature => hotkey.parse().map_err(de::Error::custom)?,
+        };
+        Ok(Receipt { generated, hotkey, signature, tag })
     }
 
     /// Takes note of text that has come, a JSON string. Returns whether it is any.
@@ -230,11 +251,12 @@ impl AnswerStream {
         let Some(mut receipt) = self.receipt else { return Outcome::Failed(Failure::NoReceipt) };
         let tag = receipt.tag.take();
         let generated = &receipt.generated;
+        let digest = generated.digest();
         let foreign = if generated.task != self.query.task {
             Some("is for another task")
         } else if generated.request_digest != request_digest(&self.query.body) {
             Some("is for another request")
-        } else if !is_proved(&receipt, tag.as_deref(), &self.query.miner, &self.proof) {
+        } else if !is_proved(&receipt, &digest, tag.as_deref(), &self.query.miner, &self.proof) {
             Some("is not signed by the miner's hotkey")
         } else if generated.tokens.len() > self.query.max_tokens as usize {
             Some("holds more tokens than were asked for")
@@ -260,6 +282,7 @@ impl AnswerStream {
             },
             text: self.text,
             total,
+            digest,
             receipt,
             distorted: self.watch.held_back || distorts(held_up, total),
         }))
@@ -268,14 +291,20 @@ impl AnswerStream {
 
 /// Whether the receipt is the miner's. In a session its tag shows that as well as the signature, and much faster; a bad
 /// signature of an answer that is checked comes to light then.
-fn is_proved(receipt: &Receipt, tag: Option<&str>, miner: &Hotkey, proof: &Proof) -> bool {
+fn is_proved(
+    receipt: &Receipt,
+    digest: &[u8; 32],
+    tag: Option<&str>,
+    miner: &Hotkey,
+    proof: &Proof,
+) -> bool {
     if let (Proof::Session(session, counter), Some(tag)) = (proof, tag)
         && receipt.hotkey == *miner
-        && session.is_receipt_tag(*counter, &receipt.generated.digest(), tag)
+        && session.is_receipt_tag(*counter, digest, tag)
     {
         return true;
     }
-    receipt.is_signed_by(miner)
+    receipt.is_signed(digest, miner)
 }
 
 #[cfg(test)]
@@ -285,7 +314,7 @@ mod tests {
     use common::Keypair;
     use common::generation::FinishReason;
     use common::openai::Kind;
-    use common::receipt::{Generated, Timings};
+    use common::receipt::Timings;
     use serde_json::json;
     use tokio::time::Instant;
 

@@ -15,6 +15,8 @@ use crate::tally::FailureKind;
 pub struct Served {
     pub text: String,
     pub receipt: Receipt,
+    /// Of the receipt: what the miner has signed.
+    pub digest: [u8; 32],
     pub first_token: Duration,
     /// The mean time at which the text arrived, each byte counting alike, from when the request was sent.
     pub mean_arrival: Duration,
@@ -314,6 +316,7 @@ mod tests {
         let text = String::new();
         Served {
             text,
+            digest: receipt.generated.digest(),
             receipt,
             first_token: mean_arrival,
             mean_arrival,

@@ -111,7 +111,13 @@ async fn with_a_certificate_it_speaks_https_and_a_client_without_is_dropped() {
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
     let router = layers(Router::new().route("/", get(|| async { "hello" })), 1000);
-    let running = tokio::spawn(serve_with(listener, router, Limits::default(), tls, stop.clone()));
+    let running = tokio::spawn(serve_with(
+        listener,
+        TowerToHyperService::new(router),
+        Limits::default(),
+        tls,
+        stop.clone(),
+    ));
     let root = reqwest::Certificate::from_pem(include_bytes!("test-cert.pem")).unwrap();
     let client = reqwest::Client::builder().tls_certs_only([root]).build().unwrap();
     let answer = client.get(format!("https://{address}/")).send().await.unwrap();
