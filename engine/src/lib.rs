@@ -3,6 +3,7 @@
 //! The only crate that names mistral.rs. [`Embedded`] runs a model in this process, [`Remote`] speaks to an
 //! OpenAI-compatible server such as vLLM or `mistralrs serve`.
 
+pub mod adjust;
 mod api;
 mod embedded;
 mod folder;

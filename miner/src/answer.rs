@@ -74,9 +74,7 @@ impl Shape {
         };
         let logprobs = self.logprobs.then(|| self.logprobs_of(&tokens, 0));
         let (message, text, object) = match self.kind {
-            Kind::Chat => {
-                (Some(Message { role: Role::Assistant, content: text }), None, "chat.completion")
-            }
+            Kind::Chat => (Some(Message::new(Role::Assistant, text)), None, "chat.completion"),
             Kind::Completion => (None, Some(text), "text_completion"),
         };
         Ok(Answer {

@@ -155,6 +155,13 @@ fn as_a_user_writes(task: &Task, request: &Synthetic) -> Value {
     if !generation.stop.is_empty() {
         put("stop", json!(generation.stop));
     }
+    let adjustment = &generation.adjustment;
+    if adjustment.presence_penalty != 0.0 {
+        put("presence_penalty", json!(adjustment.presence_penalty));
+    }
+    if adjustment.frequency_penalty != 0.0 {
+        put("frequency_penalty", json!(adjustment.frequency_penalty));
+    }
     if generation.top_logprobs > 0 {
         match task.kind {
             Kind::Chat => {
@@ -226,6 +233,8 @@ fn features(seen: &Seen, request: &Synthetic) -> Features {
         ("words", words as f64),
         ("stops", generation.stop.len() as f64),
         ("top_logprobs", f64::from(generation.top_logprobs)),
+        ("presence_penalty", generation.adjustment.presence_penalty),
+        ("frequency_penalty", generation.adjustment.frequency_penalty),
         ("body length", seen.body.len() as f64),
         ("content-length", length as f64),
     ]);
@@ -236,7 +245,9 @@ fn features(seen: &Seen, request: &Synthetic) -> Features {
     // Which fields the body has, in their order: the parsed map would sort them.
     let mut fields: Vec<_> = ["model", "messages", "prompt", "temperature", "top_p", "max_tokens"]
         .into_iter()
-        .chain(["stop", "seed", "stream", "stream_options", "logprobs", "top_logprobs"])
+        .chain(["stop", "seed", "presence_penalty", "frequency_penalty", "logit_bias", "stream"])
+        .chain(["stream_options", "logprobs", "top_logprobs", "response_format", "tools"])
+        .chain(["tool_choice", "parallel_tool_calls"])
         .filter_map(|field| Some((text.rfind(&format!("\"{field}\":"))?, field)))
         .collect();
     fields.sort_unstable();

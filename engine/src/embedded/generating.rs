@@ -13,6 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::loading::Live;
 use super::{Inner, Purpose, REVIVALS};
+use crate::adjust::Adjuster;
 use crate::api::{Alternative, EngineError, Event, Generating, Piece, Token};
 use crate::folder::ModelFolder;
 use crate::sampler::Distribution;
@@ -23,7 +24,8 @@ pub(super) async fn generate(
     generation: Generation,
 ) -> Result<Generating, EngineError> {
     inner.unless(Purpose::Generation, "generation")?;
-    let ids = inner.render(&generation.prompt).await?;
+    inner.check(&generation)?;
+    let ids = inner.render(&generation).await?;
     let tokens = u32::try_from(ids.len()).unwrap_or(u32::MAX);
     let (max_tokens, context) = (generation.max_tokens, inner.info.context);
     if tokens.saturating_add(max_tokens) > context {
@@ -77,6 +79,7 @@ impl Inner {
             folder: Arc::clone(&self.folder),
             state: Mutex::new(State {
                 position: 0,
+                adjuster: Adjuster::new(job.generation.adjustment.clone()),
                 decoder: Decoder::default(),
                 watch: StopWatch::new(job.generation.stop.clone()),
                 out,
@@ -184,6 +187,7 @@ struct SeededSampler {
 struct State {
     /// Tokens drawn so far. The context that mistral.rs passes is no substitute: it can be a part of the sequence.
     position: u32,
+    adjuster: Adjuster,
     decoder: Decoder,
     watch: StopWatch,
     out: mpsc::UnboundedSender<Result<Step, EngineError>>,
@@ -222,23 +226,32 @@ impl SeededSampler {
 
         let distribution =
             Distribution::new(logits).map_err(|error| EngineError::Failed(error.to_string()))?;
-        let drawn = distribution.draw(sampling, state.position);
+        let drawn = if state.adjuster.is_idle() {
+            distribution.draw(sampling, state.position)
+        } else {
+            let mut adjusted = logits.to_vec();
+            state.adjuster.apply(&mut adjusted);
+            let adjusted = Distribution::new(&adjusted)
+                .map_err(|error| EngineError::Failed(error.to_string()))?;
+            adjusted.draw(sampling, state.position)
+        };
         state.position += 1;
+        state.adjuster.push(drawn);
         let top = distribution.top(usize::from(*top_logprobs)).into_iter().map(|id| {
             Ok(Alternative { id, text: text_of(id)?, logprob: distribution.logprob(id) })
         });
         let token = Token {
-            id: drawn.token,
-            logprob: drawn.logprob,
+            id: drawn,
+            logprob: distribution.logprob(drawn),
             top: top.collect::<Result<_, EngineError>>()?,
-            text: text_of(drawn.token)?,
+            text: text_of(drawn)?,
         };
 
         let (mut text, mut end) = (String::new(), None);
-        if self.folder.ends.all.contains(&drawn.token) {
+        if self.folder.ends.all.contains(&drawn) {
             end = Some(FinishReason::Stop);
         } else {
-            text = state.decoder.push(tokenizer, drawn.token).map_err(failed)?;
+            text = state.decoder.push(tokenizer, drawn).map_err(failed)?;
             if state.position >= *max_tokens {
                 end = Some(FinishReason::Length);
             }

@@ -234,6 +234,33 @@ impl Inner {
         )))
     }
 
+    /// Refuses what this model cannot honour.
+    fn check(&self, generation: &Generation) -> Result<(), EngineError> {
+        let vocabulary = self.info.vocabulary;
+        let outside = generation.adjustment.bias.iter().find(|(token, _)| *token >= vocabulary);
+        if let Some((token, _)) = outside {
+            return Err(EngineError::BadParameter {
+                name: "logit_bias",
+                problem: format!(
+                    "`logit_bias` names token {token}, which is outside the model's vocabulary of {vocabulary}"
+                ),
+            });
+        }
+        if generation.is_constrained() {
+            return Err(EngineError::BadParameter {
+                name: "response_format",
+                problem: "this engine does not constrain answers".to_owned(),
+            });
+        }
+        if generation.tools.is_some() {
+            return Err(EngineError::BadParameter {
+                name: "tools",
+                problem: "this engine does not show tools".to_owned(),
+            });
+        }
+        Ok(())
+    }
+
     /// The engine, loaded again if it has died.
     async fn live(&self) -> Result<Arc<Live>, EngineError> {
         let mut slot = self.slot.lock().await;

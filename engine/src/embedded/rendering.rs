@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use common::generation::{Prompt, Role};
+use common::generation::{Generation, Prompt, Role};
 use either::Either;
 use mistralrs::core::TokenizationRequest;
 use mistralrs::{Request, TextMessageRole, TextMessages};
@@ -35,7 +35,8 @@ impl Drop for Waiting<'_> {
 
 impl Inner {
     /// The ids of a prompt. A chat template writes its own special tokens; plain text gets those the tokenizer adds.
-    pub(super) async fn render(&self, prompt: &Prompt) -> Result<Vec<u32>, EngineError> {
+    pub(super) async fn render(&self, generation: &Generation) -> Result<Vec<u32>, EngineError> {
+        let prompt = &generation.prompt;
         if matches!(prompt, Prompt::Chat(_)) && !self.folder.chat_template {
             return Err(EngineError::BadPrompt(format!("{} has no chat template", self.info.name)));
         }
@@ -70,6 +71,7 @@ fn request(prompt: &Prompt, response: mpsc::Sender<Answer>) -> Request {
                     Role::System => TextMessageRole::System,
                     Role::User => TextMessageRole::User,
                     Role::Assistant => TextMessageRole::Assistant,
+                    Role::Tool => TextMessageRole::Tool,
                 };
                 all.add_message(role, &message.content)
             });

@@ -5,14 +5,15 @@
 
 use std::sync::Arc;
 
-use common::generation::Sampling;
+use common::generation::{Generation, Sampling};
 use futures::TryFutureExt;
 use mistralrs::{CustomLogitsProcessor, DType, Response, Tensor};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, mpsc};
 
 use super::{Inner, Purpose, REVIVALS};
+use crate::adjust::Adjuster;
 use crate::api::{EngineError, Reference, ReferencePass, TokenScore};
-use crate::sampler::Distribution;
+use crate::sampler::{BadLogits, Distribution};
 use crate::text;
 
 pub(super) async fn reference(
@@ -24,7 +25,8 @@ pub(super) async fn reference(
     if let Some(&token) = pass.tokens.iter().find(|&&token| token >= vocabulary) {
         return Err(EngineError::OutsideVocabulary { token, vocabulary });
     }
-    let mut ids = inner.render(&pass.prompt).await?;
+    inner.check(&pass.generation)?;
+    let mut ids = inner.render(&pass.generation).await?;
     let length = |ids: &[u32]| u32::try_from(ids.len()).unwrap_or(u32::MAX);
     let (tokens, max_tokens, context) = (length(&ids), length(&pass.tokens), inner.info.context);
     if tokens.saturating_add(max_tokens) > context {
@@ -34,20 +36,20 @@ pub(super) async fn reference(
     ids.extend(&pass.tokens);
     let scores = match pass.tokens.is_empty() {
         true => Vec::new(),
-        false => score(inner, ids, prompt, pass.sampling).await?,
+        false => score(inner, ids, prompt, &pass.generation).await?,
     };
     let words: Vec<u32> =
         pass.tokens.into_iter().filter(|token| !inner.info.end_tokens.contains(token)).collect();
     let text = text::decode(&inner.folder.tokenizer, &words)
         .map_err(|error| EngineError::Failed(error.to_string()))?;
-    Ok(Reference { prompt_tokens: tokens, tokens: scores, text })
+    Ok(Reference { prompt_tokens: tokens, tokens: scores, text, outside_grammar: None })
 }
 
 async fn score(
     inner: &Inner,
     ids: Vec<u32>,
     prompt: usize,
-    sampling: Sampling,
+    generation: &Generation,
 ) -> Result<Vec<TokenScore>, EngineError> {
     let ids: Arc<[u32]> = ids.into();
     for _ in 0..=REVIVALS {
@@ -69,7 +71,11 @@ async fn score(
         };
         let problem = match response {
             Response::Raw { logits_chunks, tokens } if *tokens == *ids => {
-                let reduce = move || reduce(&logits_chunks, &ids, prompt, &sampling);
+                let rule = Rule {
+                    sampling: generation.sampling,
+                    adjuster: Adjuster::new(generation.adjustment.clone()),
+                };
+                let reduce = move || reduce(&logits_chunks, &ids, prompt, rule);
                 let reduced =
                     tokio::task::spawn_blocking(reduce).map_err(|error| error.to_string());
                 return reduced.await.flatten().map_err(EngineError::Failed);
@@ -84,12 +90,33 @@ async fn score(
     Err(EngineError::Failed("it died whenever it was asked to score tokens".to_owned()))
 }
 
+/// How the tokens are said to have been drawn.
+struct Rule {
+    sampling: Sampling,
+    adjuster: Adjuster,
+}
+
+impl Rule {
+    /// Scores the next token of the answer.
+    fn score(&mut self, row: &[f32], given: u32, position: u32) -> Result<TokenScore, BadLogits> {
+        let model = Distribution::new(row)?;
+        if self.adjuster.is_idle() {
+            return Ok(model.score(given, &self.sampling, position));
+        }
+        let mut adjusted = row.to_vec();
+        self.adjuster.apply(&mut adjusted);
+        self.adjuster.push(given);
+        let adjusted = Distribution::new(&adjusted)?;
+        Ok(model.score_drawn_from(&adjusted, given, &self.sampling, position))
+    }
+}
+
 /// Scores each token after the prompt from the row of logits before it. The only place that sees whole rows.
 fn reduce(
     chunks: &[Tensor],
     ids: &[u32],
     prompt: usize,
-    sampling: &Sampling,
+    mut rule: Rule,
 ) -> Result<Vec<TokenScore>, String> {
     let mut scores = Vec::with_capacity(ids.len() - prompt);
     let mut next = 1;
@@ -104,8 +131,8 @@ fn reduce(
                 }
                 let row = chunk.get(row).and_then(|row| row.to_dtype(DType::F32)?.to_vec1::<f32>());
                 let row = row.map_err(|error| error.to_string())?;
-                let distribution = Distribution::new(&row).map_err(|error| error.to_string())?;
-                scores.push(distribution.score(given, sampling, (next - prompt) as u32));
+                let score = rule.score(&row, given, (next - prompt) as u32);
+                scores.push(score.map_err(|error| error.to_string())?);
             }
             next += 1;
         }

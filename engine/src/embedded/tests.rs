@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use common::generation::{FinishReason, Message, Prompt, Role, Sampling};
+use common::generation::{Adjustment, FinishReason, Message, Prompt, Role, Sampling};
 use futures::StreamExt;
 use futures::future::join_all;
 use mistralrs::Request;
@@ -20,17 +20,15 @@ async fn engine(purpose: Purpose) -> Embedded {
 }
 
 fn chat(text: &str) -> Prompt {
-    Prompt::Chat(vec![Message { role: Role::User, content: text.to_owned() }])
+    Prompt::Chat(vec![Message::new(Role::User, text)])
 }
 
 fn ask(text: &str, seed: u64) -> Generation {
-    Generation {
-        prompt: chat(text),
-        sampling: Sampling { seed, temperature: 1.0, top_p: 1.0 },
-        max_tokens: 24,
-        stop: Vec::new(),
-        top_logprobs: 0,
-    }
+    Generation::plain(chat(text), Sampling { seed, temperature: 1.0, top_p: 1.0 }, 24)
+}
+
+fn pass(text: &str, tokens: Vec<u32>) -> ReferencePass {
+    ReferencePass { generation: ask(text, 1), tokens }
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -127,11 +125,7 @@ async fn a_reference_pass_finds_the_tokens_drawn_and_their_probabilities() {
     {
         ask.sampling = Sampling { seed, temperature, top_p };
         let answer = answer(&generation, ask.clone()).await;
-        let pass = ReferencePass {
-            prompt: ask.prompt.clone(),
-            tokens: answer.ids(),
-            sampling: ask.sampling,
-        };
+        let pass = ReferencePass { generation: ask.clone(), tokens: answer.ids() };
         let checked = reference.reference(pass).await.unwrap();
         assert_eq!(checked.text, answer.text);
         assert_eq!(checked.tokens.len(), answer.tokens.len());
@@ -146,14 +140,68 @@ async fn a_reference_pass_finds_the_tokens_drawn_and_their_probabilities() {
     assert!(tokens > 40 && same * 100 >= tokens * 98, "{same} of {tokens} tokens");
 }
 
+/// What the reference pass says of an answer as if it had been given to `asked`.
+async fn checked(reference: &Embedded, asked: &Generation, answer: &Answer) -> Reference {
+    let pass = ReferencePass { generation: asked.clone(), tokens: answer.ids() };
+    reference.reference(pass).await.unwrap()
+}
+
+fn mismatches(reference: &Reference) -> usize {
+    reference.tokens.iter().filter(|score| score.deficit > 0.0).count()
+}
+
+#[tokio::test]
+async fn penalties_and_biases_are_honoured_and_can_be_checked() {
+    let (generation, reference) =
+        (engine(Purpose::Generation).await, engine(Purpose::Reference).await);
+    let mut plain = ask("Tell me a story about a fox.", 0);
+    plain.max_tokens = 48;
+    let (mut tokens, mut honest, mut ignored) = (0, 0, 0);
+    for (seed, temperature) in [(1, 0.0), (2, 0.7), (3, 1.0), (4, 1.2)] {
+        plain.sampling = Sampling { seed, temperature, top_p: 0.95 };
+        let without = answer(&generation, plain.clone()).await;
+        let mut adjusted = plain.clone();
+        let often = without.ids()[3];
+        adjusted.adjustment = Adjustment {
+            presence_penalty: 1.0,
+            frequency_penalty: 0.8,
+            bias: vec![(often, -100.0)],
+        };
+        let with = answer(&generation, adjusted.clone()).await;
+        assert!(!with.ids().contains(&often), "{with:?}");
+        let score = checked(&reference, &adjusted, &with).await;
+        honest += mismatches(&score);
+        tokens += with.tokens.len();
+        for (token, score) in std::iter::zip(&with.tokens, &score.tokens) {
+            assert!((token.logprob - score.logprob).abs() < 1e-3, "{token:?} {score:?}");
+        }
+        // Who ignores them draws what was drawn without them.
+        ignored += mismatches(&checked(&reference, &adjusted, &without).await);
+    }
+    assert!(honest * 100 <= tokens, "{honest} of {tokens}");
+    assert!(ignored > 20, "{ignored}");
+}
+
+#[tokio::test]
+async fn a_bias_outside_the_vocabulary_is_refused_by_name() {
+    let (generation, reference) =
+        (engine(Purpose::Generation).await, engine(Purpose::Reference).await);
+    let mut asked = ask("Hello", 1);
+    asked.adjustment.bias = vec![(generation.model().vocabulary, 1.0)];
+    let pass = ReferencePass { generation: asked.clone(), tokens: vec![1] };
+    for error in [
+        generation.generate(asked).await.map(|_| ()).unwrap_err(),
+        reference.reference(pass).await.map(|_| ()).unwrap_err(),
+    ] {
+        assert!(matches!(error, EngineError::BadParameter { name: "logit_bias", .. }), "{error}");
+        assert!(error.is_callers_mistake());
+    }
+}
+
 #[tokio::test]
 async fn tokens_that_the_seed_did_not_draw_have_deficits() {
     let reference = engine(Purpose::Reference).await;
-    let pass = ReferencePass {
-        prompt: chat("Hello"),
-        tokens: (10..40).collect(),
-        sampling: Sampling { seed: 1, temperature: 1.0, top_p: 1.0 },
-    };
+    let pass = pass("Hello", (10..40).collect());
     let checked = reference.reference(pass).await.unwrap();
     let large = checked.tokens.iter().filter(|score| score.deficit > 1.0).count();
     assert!(large > 20, "{checked:?}");
@@ -191,6 +239,7 @@ async fn the_answer_ends_at_the_limit_of_tokens_or_with_the_end_token() {
             FinishReason::Stop => {
                 assert!(answer.tokens.len() <= limit as usize && ended, "{answer:?}")
             }
+            FinishReason::ToolCalls => panic!("engines write text"),
         }
     }
 }
@@ -218,11 +267,7 @@ async fn a_hundred_reference_passes_at_once_do_not_kill_the_engine() {
     let engine = engine(Purpose::Reference).await;
     let live = current(&engine).await;
     // Equal lengths are what mistral.rs would batch.
-    let pass = |first: u32| ReferencePass {
-        prompt: chat("Hello"),
-        tokens: (first..first + 16).collect(),
-        sampling: Sampling { seed: 1, temperature: 1.0, top_p: 1.0 },
-    };
+    let pass = |first: u32| pass("Hello", (first..first + 16).collect());
     let expected = engine.reference(pass(20)).await.unwrap();
     let all = join_all((0..100).map(|i| engine.reference(pass(20 + i % 5)))).await;
     for (i, checked) in all.into_iter().enumerate() {
@@ -235,11 +280,7 @@ async fn a_hundred_reference_passes_at_once_do_not_kill_the_engine() {
 async fn a_reference_pass_given_up_half_way_does_no_harm() {
     let engine = engine(Purpose::Reference).await;
     let live = current(&engine).await;
-    let pass = ReferencePass {
-        prompt: chat("Hello"),
-        tokens: (10..200).collect(),
-        sampling: Sampling { seed: 1, temperature: 1.0, top_p: 1.0 },
-    };
+    let pass = pass("Hello", (10..200).collect());
     for micros in [0, 100, 500, 2_000, 10_000] {
         let _ = tokio::time::timeout(Duration::from_micros(micros), engine.reference(pass.clone()))
             .await;
@@ -291,11 +332,7 @@ async fn logits_that_are_no_numbers_are_an_error_and_no_reason_to_load_again() {
     let config = EmbeddedConfig::new(folder.path(), "spoilt", Purpose::Reference);
     let engine = Embedded::load(config, |_| ()).await.unwrap();
     let live = current(&engine).await;
-    let pass = ReferencePass {
-        prompt: chat("Hello"),
-        tokens: vec![10, 11],
-        sampling: Sampling { seed: 1, temperature: 1.0, top_p: 1.0 },
-    };
+    let pass = pass("Hello", vec![10, 11]);
     let error = engine.reference(pass).await.unwrap_err();
     assert!(matches!(error, EngineError::Failed(_)), "{error}");
     assert!(Arc::ptr_eq(&live, &current(&engine).await), "it was loaded again");
@@ -315,11 +352,7 @@ async fn requests_that_cannot_be_served_are_the_callers_mistake() {
     let error = generation.generate(empty).await.unwrap_err();
     assert!(matches!(error, EngineError::BadPrompt(_)), "{error}");
 
-    let pass = |tokens| ReferencePass {
-        prompt: chat("Hello"),
-        tokens,
-        sampling: Sampling { seed: 1, temperature: 1.0, top_p: 1.0 },
-    };
+    let pass = |tokens| pass("Hello", tokens);
     let vocabulary = reference.model().vocabulary;
     let error = reference.reference(pass(vec![1, vocabulary])).await.unwrap_err();
     assert!(
@@ -434,8 +467,7 @@ async fn quantised_copies_draw_nearly_the_same_tokens() {
         for seed in 0..6 {
             let ask = ask("Tell me a story.", seed);
             let tokens_drawn = answer(&copy, ask.clone()).await.ids();
-            let pass =
-                ReferencePass { prompt: ask.prompt, tokens: tokens_drawn, sampling: ask.sampling };
+            let pass = ReferencePass { generation: ask, tokens: tokens_drawn };
             let checked = reference.reference(pass).await.unwrap();
             tokens += checked.tokens.len();
             same += checked.tokens.iter().filter(|score| score.deficit == 0.0).count();

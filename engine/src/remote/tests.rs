@@ -59,12 +59,12 @@ impl Script {
 }
 
 fn ask() -> Generation {
+    let sampling = Sampling { seed: u64::MAX, temperature: 0.5, top_p: 0.9 };
+    let prompt = Prompt::Chat(vec![Message::new(Role::User, "Hi")]);
     Generation {
-        prompt: Prompt::Chat(vec![Message { role: Role::User, content: "Hi".to_owned() }]),
-        sampling: Sampling { seed: u64::MAX, temperature: 0.5, top_p: 0.9 },
-        max_tokens: 8,
         stop: vec!["END".to_owned()],
         top_logprobs: 2,
+        ..Generation::plain(prompt, sampling, 8)
     }
 }
 
@@ -298,7 +298,7 @@ async fn servers_without_the_model_or_out_of_reach_are_refused_at_once() {
 #[tokio::test]
 async fn a_remote_engine_has_no_reference_pass() {
     let remote = Script::events(&[]).connect().await;
-    let pass = ReferencePass { prompt: ask().prompt, tokens: vec![1], sampling: ask().sampling };
+    let pass = ReferencePass { generation: ask(), tokens: vec![1] };
     let error = remote.reference(pass).await.unwrap_err();
     assert!(matches!(error, EngineError::Unsupported(_)), "{error}");
 }

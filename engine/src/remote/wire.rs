@@ -10,7 +10,8 @@ use crate::api::{Alternative, Piece, Token};
 const MOST_MESSAGE: usize = 300;
 
 pub(super) fn request(model: &str, generation: &Generation, token_ids: bool) -> Value {
-    let Generation { prompt, sampling, max_tokens, stop, top_logprobs } = generation;
+    let Generation { prompt, sampling, adjustment, max_tokens, stop, top_logprobs, .. } =
+        generation;
     let mut body = json!({
         "model": model,
         "stream": true,
@@ -24,15 +25,22 @@ pub(super) fn request(model: &str, generation: &Generation, token_ids: bool) -> 
     if !stop.is_empty() {
         body["stop"] = json!(stop);
     }
+    if adjustment.presence_penalty != 0.0 {
+        body["presence_penalty"] = adjustment.presence_penalty.into();
+    }
+    if adjustment.frequency_penalty != 0.0 {
+        body["frequency_penalty"] = adjustment.frequency_penalty.into();
+    }
+    if !adjustment.bias.is_empty() {
+        let bias = adjustment.bias.iter().map(|(token, bias)| (token.to_string(), json!(bias)));
+        body["logit_bias"] = Value::Object(bias.collect());
+    }
     if token_ids {
         body["return_token_ids"] = true.into();
     }
     match prompt {
         Prompt::Chat(messages) => {
-            body["messages"] = messages
-                .iter()
-                .map(|message| json!({ "role": message.role.as_str(), "content": message.content }))
-                .collect();
+            body["messages"] = json!(messages);
             body["logprobs"] = true.into();
             body["top_logprobs"] = (*top_logprobs).into();
         }

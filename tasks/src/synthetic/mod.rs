@@ -6,7 +6,7 @@
 mod draw;
 mod grammar;
 
-use common::generation::{Generation, Message, Prompt, Role, Sampling};
+use common::generation::{Adjustment, Format, Generation, Message, Prompt, Role, Sampling};
 use common::openai::Kind;
 use rand::Rng;
 
@@ -46,6 +46,13 @@ pub fn request(task: &Task, rng: &mut impl Rng) -> Synthetic {
         max_tokens: draw::max_tokens(prompts.max_tokens, task.limits.max_tokens, rng),
         stop: stop_texts(task.kind, rng),
         top_logprobs: draw::top_logprobs(rng),
+        adjustment: Adjustment {
+            presence_penalty: draw::penalty(rng),
+            frequency_penalty: draw::penalty(rng),
+            bias: Vec::new(),
+        },
+        format: Format::Text,
+        tools: None,
     };
     Synthetic { body: miner_body(&task.id, &generation), generation }
 }
@@ -80,7 +87,7 @@ fn conversation(prompts: &Prompts, words: usize, rng: &mut impl Rng) -> Vec<Mess
         messages.insert(0, (Role::System, expand("system", &mut memory, rng)));
     }
     shorten(&mut messages, prompts.words.max as usize);
-    messages.into_iter().map(|(role, content)| Message { role, content }).collect()
+    messages.into_iter().map(|(role, content)| Message::new(role, content)).collect()
 }
 
 /// Makes a message long as people do: by putting a text before it, with the question as it is or one about the text.

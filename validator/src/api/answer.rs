@@ -66,9 +66,7 @@ impl Frame {
         logprobs: Option<Logprobs>,
     ) -> Answer {
         let (object, message, text) = match self.kind {
-            Kind::Chat => {
-                ("chat.completion", Some(Message { role: Role::Assistant, content: text }), None)
-            }
+            Kind::Chat => ("chat.completion", Some(Message::new(Role::Assistant, text)), None),
             Kind::Completion => ("text_completion", None, Some(text)),
         };
         Answer {

@@ -143,7 +143,11 @@ impl Api {
                 task.kind.path()
             )));
         }
-        Ok((task, openai::parse(kind, body, task.limits())?))
+        let asked = openai::parse(kind, body, task.limits())?;
+        if asked.n != 1 {
+            return Err(openai::BadRequest::of("n", "`n` must be 1").into());
+        }
+        Ok((task, asked))
     }
 
     async fn answer(self: Arc<Self>, kind: Kind, request: Request) -> Result<Response, ApiError> {
