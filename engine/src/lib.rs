@@ -7,6 +7,7 @@ pub mod adjust;
 mod api;
 mod embedded;
 mod folder;
+mod grammar;
 pub mod noise;
 mod remote;
 pub mod sampler;

@@ -205,7 +205,7 @@ mod tests {
             form in any_form(),
             seed: u64, temperature in 0..=200u32, top_p in 1..=100u32,
             presence in -20..=20i32, frequency in -20..=20i32,
-            bias in prop::collection::btree_map(any::<u32>(), -100.0..=100.0f64, 0..5),
+            bias in prop::collection::btree_map(any::<u32>(), -1000..=1000i32, 0..5),
             max_tokens in 1..=4096u32,
             stop in prop::collection::vec(".{1,20}", 0..=4),
             top_logprobs in 0..=20u8,
@@ -221,7 +221,7 @@ mod tests {
                 adjustment: Adjustment {
                     presence_penalty: f64::from(presence) / 10.0,
                     frequency_penalty: f64::from(frequency) / 10.0,
-                    bias: bias.into_iter().collect(),
+                    bias: bias.into_iter().map(|(token, bias)| (token, f64::from(bias) / 10.0)).collect(),
                 },
                 max_tokens, stop, top_logprobs, format, tools,
             }

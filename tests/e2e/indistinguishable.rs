@@ -12,7 +12,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use common::generation::{FinishReason, Prompt};
+use common::generation::{FinishReason, Format, Prompt, ToolObject, Tools};
 use common::openai::{Kind, Limits, parse};
 use common::receipt::{Generated, Timings, request_digest};
 use common::{Keypair, TaskId};
@@ -155,6 +155,14 @@ fn as_a_user_writes(task: &Task, request: &Synthetic) -> Value {
     if !generation.stop.is_empty() {
         put("stop", json!(generation.stop));
     }
+    if generation.format != Format::Text {
+        put("response_format", json!(generation.format));
+    }
+    if let Some(tools) = &generation.tools {
+        put("tools", json!(tools.list.iter().map(ToolObject::from).collect::<Vec<_>>()));
+        put("tool_choice", json!(tools.choice));
+        put("parallel_tool_calls", json!(tools.parallel));
+    }
     let adjustment = &generation.adjustment;
     if adjustment.presence_penalty != 0.0 {
         put("presence_penalty", json!(adjustment.presence_penalty));
@@ -233,6 +241,9 @@ fn features(seen: &Seen, request: &Synthetic) -> Features {
         ("words", words as f64),
         ("stops", generation.stop.len() as f64),
         ("top_logprobs", f64::from(generation.top_logprobs)),
+        ("schema", f64::from(u8::from(generation.format != Format::Text))),
+        ("tools", generation.tools.as_ref().map_or(0.0, |tools| tools.list.len() as f64)),
+        ("forced", f64::from(u8::from(generation.tools.as_ref().is_some_and(Tools::are_forced)))),
         ("presence_penalty", generation.adjustment.presence_penalty),
         ("frequency_penalty", generation.adjustment.frequency_penalty),
         ("body length", seen.body.len() as f64),

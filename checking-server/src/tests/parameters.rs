@@ -93,3 +93,14 @@ async fn who_ignores_a_bias_is_caught() {
         (200..420).map(|token: u32| (token.to_string(), json!(-100))).collect();
     only_honest_answers_pass(json!({ "logit_bias": bias }), 0.0).await;
 }
+
+#[tokio::test]
+async fn who_ignores_a_schema_is_caught() {
+    let schema = json!({"type": "object", "properties": {
+        "animal": {"enum": ["fox", "owl"]}, "age": {"type": "integer", "minimum": 0, "maximum": 20}},
+        "required": ["animal", "age"]});
+    let format =
+        json!({"type": "json_schema", "json_schema": {"name": "animal", "schema": schema}});
+    let parameters = json!({"response_format": format, "frequency_penalty": 0.5});
+    only_honest_answers_pass(parameters, 0.0).await;
+}

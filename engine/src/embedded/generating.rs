@@ -16,6 +16,7 @@ use super::{Inner, Purpose, REVIVALS};
 use crate::adjust::Adjuster;
 use crate::api::{Alternative, EngineError, Event, Generating, Piece, Token};
 use crate::folder::ModelFolder;
+use crate::grammar::Grammar;
 use crate::sampler::Distribution;
 use crate::text::{Decoder, StopWatch, Watched};
 
@@ -25,13 +26,15 @@ pub(super) async fn generate(
 ) -> Result<Generating, EngineError> {
     inner.unless(Purpose::Generation, "generation")?;
     inner.check(&generation)?;
+    let grammar = inner.grammar(&generation).await?;
     let ids = inner.render(&generation).await?;
     let tokens = u32::try_from(ids.len()).unwrap_or(u32::MAX);
     let (max_tokens, context) = (generation.max_tokens, inner.info.context);
     if tokens.saturating_add(max_tokens) > context {
         return Err(EngineError::TooLong { tokens, max_tokens, context });
     }
-    let run = Run { job: Job { ids, generation }, inner, phase: Phase::Start, retries: REVIVALS };
+    let job = Job { ids, generation, grammar };
+    let run = Run { job, inner, phase: Phase::Start, retries: REVIVALS };
     let events = futures::stream::unfold(run, |mut run| async { Some((run.next().await?, run)) });
     Ok(Generating { prompt_tokens: tokens, events: events.boxed() })
 }
@@ -41,6 +44,8 @@ pub(super) async fn generate(
 pub(super) struct Job {
     pub(super) ids: Vec<u32>,
     pub(super) generation: Generation,
+    /// At its beginning.
+    pub(super) grammar: Option<Grammar>,
 }
 
 /// A job in the engine.
@@ -80,6 +85,7 @@ impl Inner {
             state: Mutex::new(State {
                 position: 0,
                 adjuster: Adjuster::new(job.generation.adjustment.clone()),
+                grammar: job.grammar.clone(),
                 decoder: Decoder::default(),
                 watch: StopWatch::new(job.generation.stop.clone()),
                 out,
@@ -188,6 +194,7 @@ struct State {
     /// Tokens drawn so far. The context that mistral.rs passes is no substitute: it can be a part of the sequence.
     position: u32,
     adjuster: Adjuster,
+    grammar: Option<Grammar>,
     decoder: Decoder,
     watch: StopWatch,
     out: mpsc::UnboundedSender<Result<Step, EngineError>>,
@@ -226,17 +233,24 @@ impl SeededSampler {
 
         let distribution =
             Distribution::new(logits).map_err(|error| EngineError::Failed(error.to_string()))?;
-        let drawn = if state.adjuster.is_idle() {
+        let drawn = if state.adjuster.is_idle() && state.grammar.is_none() {
             distribution.draw(sampling, state.position)
         } else {
             let mut adjusted = logits.to_vec();
             state.adjuster.apply(&mut adjusted);
+            if let Some(grammar) = &mut state.grammar {
+                grammar.mask().map_err(EngineError::Failed)?.apply(&mut adjusted);
+            }
             let adjusted = Distribution::new(&adjusted)
                 .map_err(|error| EngineError::Failed(error.to_string()))?;
             adjusted.draw(sampling, state.position)
         };
         state.position += 1;
         state.adjuster.push(drawn);
+        let ended = self.folder.ends.all.contains(&drawn);
+        if let Some(grammar) = state.grammar.as_mut().filter(|_| !ended) {
+            grammar.push(drawn).map_err(EngineError::Failed)?;
+        }
         let top = distribution.top(usize::from(*top_logprobs)).into_iter().map(|id| {
             Ok(Alternative { id, text: text_of(id)?, logprob: distribution.logprob(id) })
         });
@@ -248,7 +262,7 @@ impl SeededSampler {
         };
 
         let (mut text, mut end) = (String::new(), None);
-        if self.folder.ends.all.contains(&drawn) {
+        if ended {
             end = Some(FinishReason::Stop);
         } else {
             text = state.decoder.push(tokenizer, drawn).map_err(failed)?;

@@ -40,7 +40,7 @@ fn job(number: u32, vocabulary: u32) -> Job {
     let sampling = Sampling { seed: u64::from(number) + 1, temperature: 1.0, top_p: 1.0 };
     let prompt = Prompt::Text(String::new());
     let generation = Generation::plain(prompt, sampling, ANSWER_TOKENS);
-    Job { ids, generation }
+    Job { ids, generation, grammar: None }
 }
 
 async fn draw(inner: &Inner, job: &Job, permits: &Arc<Semaphore>) -> Result<Vec<u32>, EngineError> {

