@@ -7,7 +7,7 @@
 
 use std::fmt;
 
-use common::generation::{Format, Generation};
+use common::generation::{Format, Generation, Tool, Tools};
 use llguidance::api::{GrammarWithLexer, TopLevelGrammar};
 use llguidance::toktrie::{InferenceCapabilities, SimpleVob, TokTrie};
 use llguidance::{Matcher, ParserFactory};
@@ -16,6 +16,9 @@ use tokenizers::Tokenizer;
 use toktrie_hf_tokenizers::{ByteTokenizer, ByteTokenizerEnv};
 
 use crate::api::EngineError;
+
+/// The most calls of one answer.
+pub(crate) const MOST_CALLS: usize = 8;
 
 /// Compiles the grammars of one model.
 pub(crate) struct Grammars(ParserFactory);
@@ -142,12 +145,50 @@ impl Grammar {
 
 /// The grammar that a request asks for.
 fn of(generation: &Generation) -> Result<Option<TopLevelGrammar>, String> {
+    if let Some(tools) = generation.tools.as_ref().filter(|tools| tools.are_forced()) {
+        return of_calls(tools).map(Some);
+    }
     let schema = match &generation.format {
         Format::Text => return Ok(None),
         Format::JsonObject => json!({"type": "object"}),
         Format::JsonSchema(schema) => parse(schema.schema.get())?,
     };
     Ok(Some(TopLevelGrammar::from_grammar(of_json("answer", schema))))
+}
+
+/// `{"name": "f", "arguments": {…}}`, or a list of up to [`MOST_CALLS`] of these if there may be several. The arguments of
+/// each function are a grammar of their own, so that references within its schema stay what they are.
+fn of_calls(tools: &Tools) -> Result<TopLevelGrammar, String> {
+    let (mut calls, mut rules, mut grammars) = (Vec::new(), String::new(), Vec::new());
+    for (at, tool) in tools.callable().enumerate() {
+        let head = Value::from(format!(r#"{{"name": "{}", "arguments": "#, tool.name));
+        rules.push_str(&format!("call_{at}: {head} @arguments_{at} \"}}\"\n"));
+        calls.push(format!("call_{at}"));
+        grammars.push(of_json(&format!("arguments_{at}"), arguments_of(tool)?));
+    }
+    let start = if tools.parallel {
+        format!("start: \"[\" call (\", \" call){{0,{}}} \"]\"", MOST_CALLS - 1)
+    } else {
+        "start: call".to_owned()
+    };
+    let lark = format!("{start}\ncall: {}\n{rules}", calls.join(" | "));
+    grammars.insert(0, GrammarWithLexer::from_lark(lark));
+    Ok(TopLevelGrammar { grammars, max_tokens: None })
+}
+
+/// The schema of a function's arguments, which are an object.
+pub(crate) fn arguments_of(tool: &Tool) -> Result<Value, String> {
+    let Some(parameters) = &tool.parameters else {
+        return Ok(json!({"type": "object", "properties": {}, "additionalProperties": false}));
+    };
+    let mut schema = parse(parameters.get())?;
+    if let Some(schema) = schema.as_object_mut() {
+        let said = ["type", "$ref", "anyOf", "oneOf", "allOf", "const", "enum"];
+        if !said.iter().any(|key| schema.contains_key(*key)) {
+            schema.insert("type".to_owned(), "object".into());
+        }
+    }
+    Ok(schema)
 }
 
 /// JSON on one line: at most one blank where white space may be, or a model could write blanks up to its limit.
@@ -184,7 +225,7 @@ fn normalise(value: &mut Value) {
 mod tests {
     use std::path::Path;
 
-    use common::generation::{JsonSchema, Prompt, Sampling};
+    use common::generation::{JsonSchema, Prompt, Sampling, ToolChoice};
     use proptest::prelude::*;
 
     use super::*;
@@ -274,6 +315,44 @@ mod tests {
             );
         }
         assert!(grammars.compile(&asked("{}")).unwrap().is_some());
+    }
+
+    fn tool(name: &str, parameters: Option<&str>) -> Tool {
+        let parameters = parameters.map(|text| serde_json::from_str(text).unwrap());
+        Tool { name: name.to_owned(), description: None, parameters }
+    }
+
+    #[test]
+    fn calls_that_are_certain_have_a_name_and_fitting_arguments() {
+        let folder = demo();
+        let grammars = grammars(&folder);
+        let place = r##"{"type": "object", "properties": {"at": {"$ref": "#/$defs/place"}}, "required": ["at"],
+            "$defs": {"place": {"enum": ["here", "there"]}}}"##;
+        let list = vec![tool("look", Some(place)), tool("wait", None), tool("any", Some("{}"))];
+        let follows = |choice: ToolChoice, parallel, text: &str| {
+            let tools = Some(Tools { list: list.clone(), choice, parallel });
+            let asked = Generation { tools, format: Format::Text, ..asked("{}") };
+            let mut grammar = grammars.compile(&asked).unwrap().unwrap();
+            follow(&mut grammar, &folder, text)
+        };
+        let look = r#"{"name": "look", "arguments": {"at": "here"}}"#;
+        let wait = r#"{"name": "wait", "arguments": {}}"#;
+        let several = format!("[{look}, {wait}]");
+        let named = || ToolChoice::Named("wait".to_owned());
+        assert_eq!(follows(ToolChoice::Required, false, look), Ok(true));
+        assert_eq!(follows(ToolChoice::Required, false, wait), Ok(true));
+        assert_eq!(follows(ToolChoice::Required, true, &several), Ok(true));
+        assert_eq!(follows(named(), false, wait), Ok(true));
+        for (choice, parallel, text) in [
+            (ToolChoice::Required, false, r#"{"name": "look", "arguments": {"at": "nowhere"}}"#),
+            (ToolChoice::Required, false, r#"{"name": "fly", "arguments": {}}"#),
+            (ToolChoice::Required, false, r#"{"name": "any", "arguments": 7}"#),
+            (ToolChoice::Required, false, several.as_str()),
+            (ToolChoice::Required, true, look),
+            (named(), false, look),
+        ] {
+            assert!(follows(choice, parallel, text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod grammar;
 pub mod noise;
 mod remote;
 pub mod sampler;
+mod template;
 mod text;
 
 pub use api::*;

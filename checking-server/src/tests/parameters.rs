@@ -104,3 +104,14 @@ async fn who_ignores_a_schema_is_caught() {
     let parameters = json!({"response_format": format, "frequency_penalty": 0.5});
     only_honest_answers_pass(parameters, 0.0).await;
 }
+
+#[tokio::test]
+async fn who_does_not_call_a_function_that_must_be_called_is_caught() {
+    let function = |name: &str| {
+        let properties = json!({"at": {"enum": ["sea", "moon"]}});
+        let parameters = json!({"type": "object", "properties": properties, "required": ["at"]});
+        json!({"type": "function", "function": {"name": name, "parameters": parameters}})
+    };
+    let tools = [function("look"), function("listen")];
+    only_honest_answers_pass(json!({"tools": tools, "tool_choice": "required"}), 0.0).await;
+}

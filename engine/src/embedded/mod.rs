@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use common::generation::Generation;
+use common::generation::{Generation, Message, Prompt};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use mistralrs::{
@@ -250,11 +250,25 @@ impl Inner {
                 ),
             });
         }
-        if generation.tools.is_some() {
-            return Err(EngineError::BadParameter {
-                name: "tools",
-                problem: "this engine does not show tools".to_owned(),
-            });
+        if self.folder.tool_template.is_some() {
+            return Ok(());
+        }
+        let refused = |name, problem: &str| {
+            Err(EngineError::BadParameter { name, problem: problem.to_owned() })
+        };
+        if generation.tools.as_ref().is_some_and(|tools| !tools.are_forced()) {
+            return refused(
+                "tools",
+                "this model's chat template does not show tools: set `tool_choice` to \"required\", to a function, or to \"none\"",
+            );
+        }
+        if let Prompt::Chat(messages) = &generation.prompt
+            && messages.iter().any(Message::needs_tools)
+        {
+            return refused(
+                "messages",
+                "this model's chat template cannot show calls of tools and their results",
+            );
         }
         Ok(())
     }

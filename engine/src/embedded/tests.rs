@@ -4,8 +4,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use common::generation::{
-    Adjustment, FinishReason, Format, JsonSchema, Message, Prompt, Role, Sampling,
+    Adjustment, FinishReason, Format, JsonSchema, Message, Prompt, Role, Sampling, Tool,
+    ToolChoice, Tools,
 };
+use common::openai::CallReader;
 use futures::StreamExt;
 use futures::future::join_all;
 use mistralrs::Request;
@@ -226,6 +228,86 @@ async fn answers_follow_a_schema_and_can_be_checked() {
         cut.tokens.truncate(6);
         cut.tokens.push(end);
         assert_eq!(checked(&reference, &asked, &cut).await.outside_grammar, Some(6));
+    }
+}
+
+fn tools(choice: ToolChoice, parallel: bool) -> Tools {
+    let tool = |name: &str, parameters: &str| Tool {
+        name: name.to_owned(),
+        description: Some("A tool.".to_owned()),
+        parameters: Some(serde_json::from_str(parameters).unwrap()),
+    };
+    let look = r#"{"type": "object", "properties": {"at": {"enum": ["sea", "moon"]}}, "required": ["at"],
+        "additionalProperties": false}"#;
+    let wait = r#"{"type": "object", "properties": {"minutes": {"type": "integer", "minimum": 1, "maximum": 60}},
+        "required": ["minutes"], "additionalProperties": false}"#;
+    Tools { list: vec![tool("look", look), tool("wait", wait)], choice, parallel }
+}
+
+#[tokio::test]
+async fn calls_that_are_certain_come_and_can_be_checked() {
+    let (generation, reference) =
+        (engine(Purpose::Generation).await, engine(Purpose::Reference).await);
+    let mut asked = ask("What does the sea look like?", 0);
+    asked.max_tokens = 400;
+    let named = || ToolChoice::Named("wait".to_owned());
+    for (seed, choice, parallel) in
+        [(1, ToolChoice::Required, false), (2, ToolChoice::Required, true), (3, named(), false)]
+    {
+        asked.sampling.seed = seed;
+        asked.tools = Some(tools(choice.clone(), parallel));
+        let answered = answer(&generation, asked.clone()).await;
+        assert_eq!(answered.end, FinishReason::Stop, "{answered:?}");
+        let reader = CallReader::new(asked.tools.as_ref(), "x");
+        let (message, reason) = reader.whole(&answered.text, answered.end);
+        assert_eq!((message.content.as_str(), reason), ("", FinishReason::ToolCalls));
+        for call in &message.tool_calls {
+            let arguments: serde_json::Value =
+                serde_json::from_str(&call.function.arguments).unwrap();
+            match call.function.name.as_str() {
+                "look" => assert!(arguments["at"].is_string() && choice == ToolChoice::Required),
+                "wait" => assert!((1..=60).contains(&arguments["minutes"].as_u64().unwrap())),
+                other => panic!("{other}"),
+            }
+        }
+        assert!(!message.tool_calls.is_empty() && (parallel || message.tool_calls.len() == 1));
+        let score = checked(&reference, &asked, &answered).await;
+        assert_eq!((mismatches(&score), score.outside_grammar), (0, None), "{score:?}");
+        let free = answer(&generation, Generation { tools: None, ..asked.clone() }).await;
+        assert!(checked(&reference, &asked, &free).await.outside_grammar.is_some());
+    }
+}
+
+#[tokio::test]
+async fn tools_are_shown_by_templates_that_know_them_and_refused_by_others() {
+    let plain = engine(Purpose::Generation).await;
+    let mut asked = ask("What does the sea look like?", 1);
+    asked.tools = Some(tools(ToolChoice::Auto, true));
+    let error = plain.generate(asked.clone()).await.map(|_| ()).unwrap_err();
+    assert!(matches!(error, EngineError::BadParameter { name: "tools", .. }), "{error}");
+    let result =
+        Message { tool_call_id: Some("c".to_owned()), ..Message::new(Role::Tool, "Blue.") };
+    let mut told = ask("What does the sea look like?", 1);
+    told.prompt = Prompt::Chat(vec![Message::new(Role::User, "Which colour?"), result]);
+    let error = plain.generate(told.clone()).await.map(|_| ()).unwrap_err();
+    assert!(matches!(error, EngineError::BadParameter { name: "messages", .. }), "{error}");
+
+    let folder = copy();
+    let template = folder.path().join("chat_template.jinja");
+    std::fs::write(template, crate::template::tests::HERMES).unwrap();
+    let load =
+        |purpose| Embedded::load(EmbeddedConfig::new(folder.path(), "tools", purpose), |_| ());
+    let (generation, reference) =
+        (load(Purpose::Generation).await.unwrap(), load(Purpose::Reference).await.unwrap());
+    for asked in [asked, told] {
+        let generating = generation.generate(asked.clone()).await.unwrap();
+        let shown = generating.prompt_tokens;
+        drop(generating);
+        let answered = answer(&generation, asked.clone()).await;
+        let score = checked(&reference, &asked, &answered).await;
+        assert_eq!((score.prompt_tokens, mismatches(&score)), (shown, 0));
+        let without = Generation { tools: None, ..ask("What does the sea look like?", 1) };
+        assert!(shown > generation.generate(without).await.unwrap().prompt_tokens + 10);
     }
 }
 

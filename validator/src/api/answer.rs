@@ -136,7 +136,11 @@ impl Logprobs {
 /// The first chunk of a chat, which carries the role, for miners that leave it out.
 pub(super) fn opening() -> ChunkChoice {
     ChunkChoice {
-        delta: Some(Delta { role: Some(Role::Assistant), content: Some(String::new()) }),
+        delta: Some(Delta {
+            role: Some(Role::Assistant),
+            content: Some(String::new()),
+            ..Delta::default()
+        }),
         ..ChunkChoice::default()
     }
 }
@@ -153,7 +157,7 @@ mod tests {
 
     #[test]
     fn unasked_logprobs_do_not_reach_the_user() {
-        let delta = Delta { role: None, content: Some("hi".into()) };
+        let delta = Delta { content: Some("hi".into()), ..Delta::default() };
         let choice = ChunkChoice {
             delta: Some(delta),
             logprobs: Some(json!({"content": []})),
