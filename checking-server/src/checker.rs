@@ -126,9 +126,8 @@ impl Checker {
         }
         let mut submit = |open: Open<'a>| {
             let pass = ReferencePass {
-                prompt: open.asked.generation.prompt.clone(),
+                generation: open.asked.generation.clone(),
                 tokens: open.check.receipt.generated.tokens.clone(),
-                sampling: open.asked.generation.sampling,
             };
             let pending = places[open.task.queue].submit(pass);
             (open, pending)
@@ -158,6 +157,9 @@ impl Checker {
 fn cannot_be_repeated(check: &Check, asked: &Asked) -> Option<String> {
     if asked.task != check.task {
         return Some(format!("the request asks for `{}`, not for `{}`", asked.task, check.task));
+    }
+    if asked.n != 1 {
+        return Some("the request asks for several answers, a receipt is about one".to_owned());
     }
     if !asked.has_seed && asked.generation.sampling.temperature > 0.0 {
         return Some("the request has no seed, so its tokens cannot be re-computed".to_owned());

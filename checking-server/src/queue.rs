@@ -57,6 +57,7 @@ impl NoReference {
             Self::Engine(
                 EngineError::TooLong { .. }
                 | EngineError::OutsideVocabulary { .. }
+                | EngineError::BadParameter { .. }
                 | EngineError::BadPrompt(_)
                 | EngineError::Unsupported(_),
             ) => false,

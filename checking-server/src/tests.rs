@@ -1,4 +1,6 @@
-//! The real server with a scripted engine behind it.
+//! The real server with a scripted engine behind it, and with the demo model.
+
+mod parameters;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -100,7 +102,8 @@ impl Engine for Scripted {
                 gap: 1.0,
             };
             let tokens = pass.tokens.iter().map(score).collect();
-            Ok(Reference { prompt_tokens: 5, tokens, text: "Hello.".to_owned() })
+            let text = "Hello.".to_owned();
+            Ok(Reference { prompt_tokens: 5, tokens, text, outside_grammar: None })
         }
         .boxed()
     }
@@ -115,11 +118,11 @@ struct Server {
 }
 
 impl Server {
-    async fn start(engine: Arc<Scripted>) -> Self {
+    async fn start(engine: SharedEngine) -> Self {
         Self::start_with(engine, Duration::from_secs(60)).await
     }
 
-    async fn start_with(engine: Arc<Scripted>, deadline: Duration) -> Self {
+    async fn start_with(engine: SharedEngine, deadline: Duration) -> Self {
         let config = Config {
             listen: "127.0.0.1:0".parse().unwrap(),
             access: Access::Token(AccessToken::new(TOKEN).unwrap()),
@@ -130,7 +133,6 @@ impl Server {
         };
         let catalogue = include_str!("../../config/tasks.toml");
         let catalogue = Catalogue::parse(catalogue, "config/tasks.toml").unwrap();
-        let engine: SharedEngine = engine;
         let engines =
             ["chat-demo", "complete-demo"].map(|id| (id.parse().unwrap(), Arc::clone(&engine)));
         let app = App::build_with(config, &catalogue, &BTreeMap::from(engines)).await.unwrap();
@@ -303,7 +305,7 @@ async fn an_engine_that_fails_is_never_held_against_the_miner_and_the_queue_goes
 #[tokio::test]
 async fn a_batch_that_does_not_fit_is_refused_whole_with_a_time_to_come_back() {
     let engine = Scripted::new(0);
-    let server = Server::start(Arc::clone(&engine)).await;
+    let server = Server::start(engine.clone()).await;
     let full = server.check((0..64).map(|id| check(&id.to_string(), 20)).collect());
     let then = async {
         server.queued_is(64).await;
@@ -322,7 +324,7 @@ async fn a_batch_that_does_not_fit_is_refused_whole_with_a_time_to_come_back() {
 #[tokio::test]
 async fn checks_of_a_client_that_went_away_are_not_done() {
     let engine = Scripted::new(0);
-    let server = Server::start_with(Arc::clone(&engine), Duration::from_millis(200)).await;
+    let server = Server::start_with(engine.clone(), Duration::from_millis(200)).await;
     let batch = CheckBatch { checks: (0..64).map(|id| check(&id.to_string(), 20)).collect() };
     let gone = tokio::spawn(server.post(serde_json::to_vec(&batch).unwrap()).send());
     server.queued_is(64).await;
@@ -357,7 +359,7 @@ async fn requests_that_are_no_batches_are_refused() {
 #[tokio::test]
 async fn a_stop_finishes_the_check_in_hand_and_gives_the_others_back() {
     let engine = Scripted::new(0);
-    let server = Server::start(Arc::clone(&engine)).await;
+    let server = Server::start(engine.clone()).await;
     let batch = server.check((0..3).map(|id| check(&id.to_string(), 20)).collect());
     let stop = async {
         server.queued_is(3).await;

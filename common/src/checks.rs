@@ -110,4 +110,6 @@ pub enum Finding {
     StoppedEarly,
     /// Tokens follow an end token, or more text than one token holds follows a stop text.
     PastTheEnd,
+    /// A token that the request's `response_format`, or the tools that it makes certain, do not permit there.
+    OutsideGrammar { position: u32 },
 }

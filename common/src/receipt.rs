@@ -83,6 +83,7 @@ impl Generated {
         part(&[match self.finish_reason {
             FinishReason::Stop => 0,
             FinishReason::Length => 1,
+            FinishReason::ToolCalls => 2,
         }]);
         part(&self.timings.queued_us.to_le_bytes());
         part(&self.timings.first_token_us.to_le_bytes());

@@ -75,13 +75,9 @@ async fn rate_plain(model: &mistralrs::Model) -> anyhow::Result<f64> {
 /// Streams an answer of seeded sampling; tokens per second.
 async fn rate_ours(engine: &Embedded, seed: u64) -> anyhow::Result<f64> {
     let begun = Instant::now();
-    let generation = Generation {
-        prompt: Prompt::Chat(vec![Message { role: Role::User, content: QUESTION.to_owned() }]),
-        sampling: Sampling { seed, temperature: 1.0, top_p: 1.0 },
-        max_tokens: TOKENS,
-        stop: Vec::new(),
-        top_logprobs: 0,
-    };
+    let prompt = Prompt::Chat(vec![Message::new(Role::User, QUESTION)]);
+    let sampling = Sampling { seed, temperature: 1.0, top_p: 1.0 };
+    let generation = Generation::plain(prompt, sampling, TOKENS);
     let mut events = engine.generate(generation).await?.events;
     let mut tokens = 0;
     while let Event::Piece(piece) = events.next().await.context("the stream broke off")?? {

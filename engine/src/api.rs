@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use common::generation::{FinishReason, Generation, Prompt, Sampling};
+use common::generation::{FinishReason, Generation};
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 
@@ -80,7 +80,7 @@ pub struct Piece {
 pub struct Token {
     /// [`Token::UNKNOWN_ID`] if a remote engine does not say.
     pub id: u32,
-    /// Natural-log probability at temperature 1, before noise.
+    /// Natural-log probability at temperature 1, before penalties, biases, grammars and noise.
     pub logprob: f32,
     /// The most likely alternatives, best first: id, text, natural-log probability.
     pub top: Vec<Alternative>,
@@ -104,10 +104,9 @@ pub struct Alternative {
 /// Tokens to score after a prompt.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ReferencePass {
-    pub prompt: Prompt,
+    /// What was asked for: the prompt, and how the tokens are said to have been drawn.
+    pub generation: Generation,
     pub tokens: Vec<u32>,
-    /// How they are said to have been drawn.
-    pub sampling: Sampling,
 }
 
 /// The model's own view of given tokens.
@@ -118,18 +117,20 @@ pub struct Reference {
     pub tokens: Vec<TokenScore>,
     /// The text the given tokens decode to, end tokens left out.
     pub text: String,
+    /// The first token that the grammar of a constrained answer forbids. Those after it are scored without one.
+    pub outside_grammar: Option<u32>,
 }
 
 /// The model's own view of one given token, in nats.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TokenScore {
-    /// Log-probability of the given token at temperature 1.
+    /// Log-probability of the given token at temperature 1, before penalties, biases and grammars.
     pub logprob: f32,
     /// How many tokens are more likely; 0 is the most likely one.
     pub rank: u32,
     /// Entropy of the distribution at temperature 1.
     pub entropy: f32,
-    /// The token that the seeded sampler draws here.
+    /// The token that the seeded sampler draws here, with penalties, biases and the grammar.
     pub drawn: u32,
     /// Score of the drawn token minus score of the given one: 0 where they are the same.
     /// Infinite where the given token cannot be drawn at all.
@@ -149,6 +150,9 @@ pub enum EngineError {
     /// The caller's mistake.
     #[error("token {token} is outside the model's vocabulary of {vocabulary}")]
     OutsideVocabulary { token: u32, vocabulary: u32 },
+    /// The caller's mistake: a parameter that this model cannot honour, by its name in OpenAI's API.
+    #[error("{problem}")]
+    BadParameter { name: &'static str, problem: String },
     /// The caller's mistake: for example a conversation that the model's chat template refuses.
     #[error("the prompt cannot be rendered: {0}")]
     BadPrompt(String),
@@ -167,7 +171,10 @@ impl EngineError {
     /// Whether the request itself is at fault.
     pub fn is_callers_mistake(&self) -> bool {
         match self {
-            Self::TooLong { .. } | Self::OutsideVocabulary { .. } | Self::BadPrompt(_) => true,
+            Self::TooLong { .. }
+            | Self::OutsideVocabulary { .. }
+            | Self::BadParameter { .. }
+            | Self::BadPrompt(_) => true,
             Self::Unsupported(_) | Self::Load { .. } | Self::Failed(_) => false,
         }
     }

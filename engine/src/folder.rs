@@ -10,6 +10,7 @@ use serde_json::Value;
 use tokenizers::Tokenizer;
 
 use crate::api::EngineError;
+use crate::template::ToolTemplate;
 
 /// Larger JSON files are no configuration. Real tokenizers reach 35 MB.
 const MOST_JSON: u64 = 256 << 20;
@@ -39,6 +40,8 @@ pub(crate) struct ModelFolder {
     pub(crate) context: u32,
     pub(crate) ends: EndTokens,
     pub(crate) chat_template: bool,
+    /// The chat template, if it shows tools.
+    pub(crate) tool_template: Option<ToolTemplate>,
     /// Total size of the weights.
     pub(crate) bytes: u64,
 }
@@ -88,6 +91,7 @@ impl Ids {
 #[derive(Deserialize)]
 struct TokenizerConfig {
     chat_template: Option<Value>,
+    bos_token: Option<TokenName>,
     eos_token: Option<TokenName>,
 }
 
@@ -96,6 +100,14 @@ struct TokenizerConfig {
 enum TokenName {
     Text(String),
     Added { content: String },
+}
+
+impl TokenName {
+    fn as_str(&self) -> &str {
+        match self {
+            Self::Text(name) | Self::Added { content: name } => name,
+        }
+    }
 }
 
 /// Reads everything but the weights, and of those the headers.
@@ -131,8 +143,9 @@ fn read(path: &Path) -> Result<ModelFolder, String> {
         true => json(&path, "generation_config.json")?,
         false => GenerationConfig::default(),
     };
+    let tool_template = tool_template(&path, &tokenizer_config)?;
     // Only searched for the names of end tokens, so JSON's escapes do not matter.
-    let mut template = tokenizer_config.chat_template.map(|template| template.to_string());
+    let mut template = tokenizer_config.chat_template.as_ref().map(|template| template.to_string());
     for name in ["chat_template.jinja", "chat_template.json"] {
         if path.join(name).exists() {
             let text = String::from_utf8(bytes(&path, name)?)
@@ -141,14 +154,15 @@ fn read(path: &Path) -> Result<ModelFolder, String> {
         }
     }
 
-    let named = match tokenizer_config.eos_token {
-        Some(TokenName::Text(name) | TokenName::Added { content: name }) => {
+    let named = match &tokenizer_config.eos_token {
+        Some(name) => {
+            let name = name.as_str();
             let missing = || {
                 format!(
                     "tokenizer_config.json names the end token {name:?}, which tokenizer.json lacks"
                 )
             };
-            Some(tokenizer.token_to_id(&name).ok_or_else(missing)?)
+            Some(tokenizer.token_to_id(name).ok_or_else(missing)?)
         }
         None => None,
     };
@@ -166,7 +180,54 @@ fn read(path: &Path) -> Result<ModelFolder, String> {
     let bytes = weights(&path)?;
     let ends = EndTokens { all: all.into_iter().collect(), engine };
     let chat_template = template.is_some();
-    Ok(ModelFolder { path, tokenizer, vocabulary, context, ends, chat_template, bytes })
+    Ok(ModelFolder {
+        path,
+        tokenizer,
+        vocabulary,
+        context,
+        ends,
+        chat_template,
+        tool_template,
+        bytes,
+    })
+}
+
+/// The template for conversations with tools: a file of its own before the tokenizer's settings, and of several templates
+/// the one for tools.
+fn tool_template(folder: &Path, config: &TokenizerConfig) -> Result<Option<ToolTemplate>, String> {
+    #[derive(Deserialize)]
+    struct File {
+        chat_template: Value,
+    }
+    #[derive(Deserialize)]
+    struct Named {
+        name: String,
+        template: String,
+    }
+    const JINJA: &str = "chat_template.jinja";
+    const JSON: &str = "chat_template.json";
+    let template = if folder.join(JINJA).exists() {
+        let text = String::from_utf8(bytes(folder, JINJA)?);
+        Some(Value::String(text.map_err(|_| format!("{JINJA} is not text"))?))
+    } else if folder.join(JSON).exists() {
+        Some(json::<File>(folder, JSON)?.chat_template)
+    } else {
+        config.chat_template.clone()
+    };
+    let source = match template {
+        Some(Value::String(source)) => source,
+        Some(several) => {
+            let several = Vec::<Named>::deserialize(several).unwrap_or_default();
+            let find = |name: &str| several.iter().find(|other| other.name == name);
+            match find("tool_use").or_else(|| find("default")) {
+                Some(named) => named.template.clone(),
+                None => return Ok(None),
+            }
+        }
+        None => return Ok(None),
+    };
+    let name = |token: &Option<TokenName>| token.as_ref().map(|name| name.as_str().to_owned());
+    Ok(ToolTemplate::new(&source, name(&config.bos_token), name(&config.eos_token)))
 }
 
 /// Checks that all weight files are there and whole; their total size.

@@ -3,12 +3,15 @@
 //! The only crate that names mistral.rs. [`Embedded`] runs a model in this process, [`Remote`] speaks to an
 //! OpenAI-compatible server such as vLLM or `mistralrs serve`.
 
+pub mod adjust;
 mod api;
 mod embedded;
 mod folder;
+mod grammar;
 pub mod noise;
 mod remote;
 pub mod sampler;
+mod template;
 mod text;
 
 pub use api::*;

@@ -19,14 +19,6 @@ const EDGE_TOLERANCE: f64 = 0.02;
 #[error("the model computed logits that are empty, not a number or infinite")]
 pub struct BadLogits;
 
-/// What the sampler drew.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Drawn {
-    pub token: u32,
-    /// Natural-log probability at temperature 1, before noise.
-    pub logprob: f32,
-}
-
 /// The model's prediction of one token.
 #[derive(Debug, Clone, Copy)]
 pub struct Distribution<'a> {
@@ -103,26 +95,31 @@ impl<'a> Distribution<'a> {
     }
 
     /// Draws the token at a position: how many tokens of the answer come before.
-    pub fn draw(&self, sampling: &Sampling, position: u32) -> Drawn {
-        let token = if sampling.temperature > 0.0 {
+    pub fn draw(&self, sampling: &Sampling, position: u32) -> u32 {
+        if sampling.temperature > 0.0 {
             let edge = self.edge(sampling);
             let noise = Noise::at(sampling.seed, position);
             self.contest(sampling.temperature, edge.as_ref(), noise, false).token
         } else {
             self.mode
-        };
-        Drawn { token, logprob: self.logprob(token) }
+        }
     }
 
     /// Judges a token that is said to have been drawn at a position. `given` must be in the vocabulary.
     pub fn score(&self, given: u32, sampling: &Sampling, position: u32) -> TokenScore {
-        let (drawn, deficit, gap) = if sampling.temperature > 0.0 {
-            self.score_seeded(given, sampling, position)
-        } else {
-            let second =
-                self.top(2).get(1).map_or(f64::NEG_INFINITY, |&token| self.relative(token));
-            (self.mode, 0.0 - self.relative(given), 0.0 - second)
-        };
+        self.score_drawn_from(self, given, sampling, position)
+    }
+
+    /// Judges a token that is said to have been drawn from `adjusted`, which penalties, biases or a grammar have made of
+    /// this distribution. `given` must be in the vocabulary.
+    pub fn score_drawn_from(
+        &self,
+        adjusted: &Distribution<'_>,
+        given: u32,
+        sampling: &Sampling,
+        position: u32,
+    ) -> TokenScore {
+        let (drawn, deficit, gap) = adjusted.contend(given, sampling, position);
         let logit = self.logit(given);
         TokenScore {
             logprob: self.logprob(given),
@@ -132,6 +129,15 @@ impl<'a> Distribution<'a> {
             deficit: deficit as f32,
             gap: gap as f32,
         }
+    }
+
+    /// The token drawn, how far the given one is behind, and how sure the draw is.
+    fn contend(&self, given: u32, sampling: &Sampling, position: u32) -> (u32, f64, f64) {
+        if sampling.temperature > 0.0 {
+            return self.score_seeded(given, sampling, position);
+        }
+        let second = self.top(2).get(1).map_or(f64::NEG_INFINITY, |&token| self.relative(token));
+        (self.mode, 0.0 - self.relative(given), 0.0 - second)
     }
 
     fn score_seeded(&self, given: u32, sampling: &Sampling, position: u32) -> (u32, f64, f64) {
@@ -313,7 +319,7 @@ mod tests {
             logits in any_logits(), sampling in any_sampling(), position in any::<u32>(),
         ) {
             let drawn = Distribution::new(&logits).unwrap().draw(&sampling, position);
-            prop_assert_eq!(drawn.token, plain_scores(&logits, &sampling, position)[0].0);
+            prop_assert_eq!(drawn, plain_scores(&logits, &sampling, position)[0].0);
         }
 
         #[test]
@@ -325,7 +331,7 @@ mod tests {
             let score = distribution.score(given, &sampling, position);
             let plain = plain_scores(&logits, &sampling, position);
             prop_assert_eq!(score.drawn, plain[0].0);
-            prop_assert_eq!(score.drawn, distribution.draw(&sampling, position).token);
+            prop_assert_eq!(score.drawn, distribution.draw(&sampling, position));
             prop_assert_eq!(score.deficit == 0.0, score.drawn == given);
             prop_assert!(score.deficit >= 0.0 && score.gap >= 0.0 && score.entropy >= 0.0);
             if let Some((_, own)) = plain.iter().find(|(token, _)| *token == given) {
@@ -361,8 +367,7 @@ mod tests {
         let n = 40_000;
         let mut counts = vec![0_u32; logits.len()];
         for seed in 0..n {
-            let token =
-                distribution.draw(&sampling(seed, temperature, top_p), (seed % 50) as u32).token;
+            let token = distribution.draw(&sampling(seed, temperature, top_p), (seed % 50) as u32);
             counts[token as usize] += 1;
         }
         let n = n as f64;
@@ -413,7 +418,7 @@ mod tests {
         let logits = [1.0, 3.0, 2.5, 3.0];
         let distribution = Distribution::new(&logits).unwrap();
         let greedy = sampling(9, 0.0, 0.5);
-        assert_eq!(distribution.draw(&greedy, 0).token, 1);
+        assert_eq!(distribution.draw(&greedy, 0), 1);
         let score = distribution.score(2, &greedy, 0);
         assert_eq!((score.drawn, score.deficit, score.gap, score.rank), (1, 0.5, 0.0, 2));
     }

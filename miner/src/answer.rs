@@ -74,9 +74,7 @@ impl Shape {
         };
         let logprobs = self.logprobs.then(|| self.logprobs_of(&tokens, 0));
         let (message, text, object) = match self.kind {
-            Kind::Chat => {
-                (Some(Message { role: Role::Assistant, content: text }), None, "chat.completion")
-            }
+            Kind::Chat => (Some(Message::new(Role::Assistant, text)), None, "chat.completion"),
             Kind::Completion => (None, Some(text), "text_completion"),
         };
         Ok(Answer {
@@ -109,7 +107,7 @@ impl Shape {
     fn choice(&self, text: Option<String>) -> ChunkChoice {
         match self.kind {
             Kind::Chat => ChunkChoice {
-                delta: Some(Delta { role: None, content: text }),
+                delta: Some(Delta { content: text, ..Delta::default() }),
                 ..ChunkChoice::default()
             },
             Kind::Completion => {
@@ -195,7 +193,11 @@ impl Streaming {
         if !self.begun {
             self.begun = true;
             if self.shape.kind == Kind::Chat {
-                let delta = Delta { role: Some(Role::Assistant), content: Some(String::new()) };
+                let delta = Delta {
+                    role: Some(Role::Assistant),
+                    content: Some(String::new()),
+                    ..Delta::default()
+                };
                 let choice = ChunkChoice { delta: Some(delta), ..ChunkChoice::default() };
                 event(&mut out, &self.shape.chunk(vec![choice]));
             }

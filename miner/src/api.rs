@@ -234,6 +234,11 @@ impl Shared {
         }
         let mut asked = openai::parse(kind, &call.body, served.limits)
             .map_err(|error| refuse(Outcome::BadRequest, error.into()))?;
+        if asked.n != 1 {
+            let message =
+                "miners give one answer at a time: ask for each of `n` with a seed of its own";
+            return Err(refuse(Outcome::BadRequest, BadRequest::of("n", message).into()));
+        }
         if !asked.has_seed {
             asked.generation.sampling.seed = rand::random();
         }
@@ -327,6 +332,9 @@ fn no_session(rejection: session::Rejection) -> Refused {
 }
 
 fn engine_error(task: &TaskId, error: EngineError) -> (Outcome, ApiError) {
+    if let EngineError::BadParameter { name, problem } = &error {
+        return (Outcome::BadRequest, BadRequest::of(name, problem.as_str()).into());
+    }
     if error.is_callers_mistake() {
         let answer = ApiError::bad_request(error.to_string());
         let too_long = matches!(error, EngineError::TooLong { .. });

@@ -386,7 +386,8 @@ impl TaskFile {
             kind: self.kind,
             capacity: self.capacity,
             engine: self.engine.check(&format!("{key}.engine"), problems)?,
-            limits: TaskLimits { max_tokens, max_prompt_bytes },
+            // What its model cannot do, the engine refuses.
+            limits: TaskLimits::new(max_tokens, max_prompt_bytes),
             concurrency: (self.concurrency > 0).then_some(self.concurrency),
         })
     }

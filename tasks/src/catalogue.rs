@@ -7,7 +7,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use common::openai::{Kind, Limits};
+use common::openai::{Features, Kind, Limits};
 use common::{MechanismId, TaskId, Volume};
 use serde::Serialize;
 use toml::Table;
@@ -73,6 +73,8 @@ pub struct Task {
     /// Tokens a typical synthetic request makes a miner write. Above 0.
     pub tokens_per_request: f64,
     pub limits: TaskLimits,
+    /// What of the API the model and the miners' engines can do.
+    pub features: Features,
     pub timeouts: Timeouts,
     pub engine: Engine,
     pub checking: Checking,
@@ -184,6 +186,7 @@ impl Task {
         Limits {
             max_tokens: self.limits.max_tokens,
             max_prompt_bytes: self.limits.max_prompt_bytes as usize,
+            features: self.features,
         }
     }
 }
@@ -353,8 +356,24 @@ mod tests {
         assert_eq!(task.checking.logprob_tolerance, 0.02);
         assert_eq!(task.checking.logprob_limit, 0.10);
         assert_eq!(task.prompts.max_tokens, Span { min: 16, max: 64 });
-        assert_eq!(task.limits(), Limits { max_tokens: 64, max_prompt_bytes: 4096 });
+        let features = Features { tools: false, ..Features::ALL };
+        assert_eq!(task.limits(), Limits { features, ..Limits::new(64, 4096) });
         assert_eq!(task.timeouts.first_token(), Duration::from_secs(1));
+    }
+
+    #[test]
+    fn features_are_listed_by_name() {
+        let features = |listed: &str| {
+            let text = task("a", &format!("weight = 1\nfeatures = {listed}"));
+            Catalogue::parse(&text, "test.toml").map(|catalogue| catalogue.tasks()[0].features)
+        };
+        assert_eq!(features("[]"), Ok(Features::NONE));
+        let all = r#"["json_schema", "tools", "forced_tools"]"#;
+        assert_eq!(features(all), Ok(Features::ALL));
+        for wrong in [r#"["images"]"#, r#""tools""#, "[1]", r#"["tools", "tools"]"#] {
+            let error = features(wrong).unwrap_err();
+            assert_eq!(error.problems()[0].key, "task[0].features", "{wrong}: {error}");
+        }
     }
 
     #[test]

@@ -189,6 +189,33 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// Some of a few names, each at most once.
+    pub(crate) fn choices<T: Copy>(
+        &mut self,
+        key: &'static str,
+        default: &[T],
+        names: &[(&str, T)],
+    ) -> Option<Vec<T>> {
+        let value = match self.take(key) {
+            None => return Some(default.to_vec()),
+            Some(value) => value,
+        };
+        let chosen = value.as_array().and_then(|list| {
+            let find = |(at, entry): (usize, &Value)| {
+                let found = names.iter().find(|(name, _)| entry.as_str() == Some(name));
+                found.filter(|_| !list[..at].contains(entry)).map(|(_, choice)| *choice)
+            };
+            list.iter().enumerate().map(find).collect::<Option<Vec<T>>>()
+        });
+        if chosen.is_none() {
+            let names: Vec<_> = names.iter().map(|(name, _)| format!("\"{name}\"")).collect();
+            let problem =
+                format!("must be a list of some of {}, each once, is {value}", names.join(", "));
+            self.problem(key, problem);
+        }
+        chosen
+    }
+
     /// A table within this one.
     pub(crate) fn section(&mut self, key: &'static str) -> Option<Section<'a>> {
         match self.take(key) {

@@ -102,9 +102,8 @@ async fn forge_logprobs(checks: &[Check], requests: &[Synthetic]) -> Vec<Check> 
     let mut forged = Vec::new();
     for (check, request) in checks.iter().zip(requests) {
         let pass = ReferencePass {
-            prompt: request.generation.prompt.clone(),
+            generation: request.generation.clone(),
             tokens: check.receipt.generated.tokens.clone(),
-            sampling: request.generation.sampling,
         };
         let reference = claimed.reference(pass).await.unwrap();
         let logprobs: Vec<_> = reference.tokens.iter().map(|score| score.logprob).collect();

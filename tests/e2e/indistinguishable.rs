@@ -12,7 +12,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use common::generation::{FinishReason, Prompt};
+use common::generation::{FinishReason, Format, Prompt, ToolObject, Tools};
 use common::openai::{Kind, Limits, parse};
 use common::receipt::{Generated, Timings, request_digest};
 use common::{Keypair, TaskId};
@@ -155,6 +155,21 @@ fn as_a_user_writes(task: &Task, request: &Synthetic) -> Value {
     if !generation.stop.is_empty() {
         put("stop", json!(generation.stop));
     }
+    if generation.format != Format::Text {
+        put("response_format", json!(generation.format));
+    }
+    if let Some(tools) = &generation.tools {
+        put("tools", json!(tools.list.iter().map(ToolObject::from).collect::<Vec<_>>()));
+        put("tool_choice", json!(tools.choice));
+        put("parallel_tool_calls", json!(tools.parallel));
+    }
+    let adjustment = &generation.adjustment;
+    if adjustment.presence_penalty != 0.0 {
+        put("presence_penalty", json!(adjustment.presence_penalty));
+    }
+    if adjustment.frequency_penalty != 0.0 {
+        put("frequency_penalty", json!(adjustment.frequency_penalty));
+    }
     if generation.top_logprobs > 0 {
         match task.kind {
             Kind::Chat => {
@@ -226,6 +241,11 @@ fn features(seen: &Seen, request: &Synthetic) -> Features {
         ("words", words as f64),
         ("stops", generation.stop.len() as f64),
         ("top_logprobs", f64::from(generation.top_logprobs)),
+        ("schema", f64::from(u8::from(generation.format != Format::Text))),
+        ("tools", generation.tools.as_ref().map_or(0.0, |tools| tools.list.len() as f64)),
+        ("forced", f64::from(u8::from(generation.tools.as_ref().is_some_and(Tools::are_forced)))),
+        ("presence_penalty", generation.adjustment.presence_penalty),
+        ("frequency_penalty", generation.adjustment.frequency_penalty),
         ("body length", seen.body.len() as f64),
         ("content-length", length as f64),
     ]);
@@ -236,7 +256,9 @@ fn features(seen: &Seen, request: &Synthetic) -> Features {
     // Which fields the body has, in their order: the parsed map would sort them.
     let mut fields: Vec<_> = ["model", "messages", "prompt", "temperature", "top_p", "max_tokens"]
         .into_iter()
-        .chain(["stop", "seed", "stream", "stream_options", "logprobs", "top_logprobs"])
+        .chain(["stop", "seed", "presence_penalty", "frequency_penalty", "logit_bias", "stream"])
+        .chain(["stream_options", "logprobs", "top_logprobs", "response_format", "tools"])
+        .chain(["tool_choice", "parallel_tool_calls"])
         .filter_map(|field| Some((text.rfind(&format!("\"{field}\":"))?, field)))
         .collect();
     fields.sort_unstable();

@@ -83,12 +83,13 @@ pub(super) fn compare(
         || reference.prompt_tokens.saturating_add(got).saturating_add(1) >= model.context;
     let justified = match generated.finish_reason {
         // Which tokens end an answer must be known to deny that it ended.
-        FinishReason::Stop => ended || model.end_tokens.is_empty(),
+        FinishReason::Stop | FinishReason::ToolCalls => ended || model.end_tokens.is_empty(),
         FinishReason::Length => full || ended,
     };
     if !justified {
         findings.push(Finding::StoppedEarly);
     }
+    findings.extend(reference.outside_grammar.map(|position| Finding::OutsideGrammar { position }));
     findings
 }
 

@@ -59,12 +59,17 @@ impl Case {
             timings: Timings::default(),
         };
         let text = "Hello there.".to_owned();
-        let reference = Reference { prompt_tokens: 5, tokens: scores, text: text.clone() };
+        let reference = Reference {
+            prompt_tokens: 5,
+            tokens: scores,
+            text: text.clone(),
+            outside_grammar: None,
+        };
         Self { request, text, generated, reference, signer: Keypair::development("Alice") }
     }
 
     fn asked_for(&self) -> Asked {
-        let limits = Limits { max_tokens: 256, max_prompt_bytes: 1000 };
+        let limits = Limits::new(256, 1000);
         parse(Kind::Chat, self.request.as_bytes(), limits).unwrap()
     }
 
@@ -126,6 +131,16 @@ fn an_honest_answer_gets_everything_and_no_reason() {
 fn an_answer_signed_with_another_key_is_refused() {
     let case = Case { signer: Keypair::development("Bob"), ..Case::honest(5) };
     assert_eq!(case.examined(), [Finding::BadSignature]);
+}
+
+#[test]
+fn an_answer_that_leaves_its_grammar_is_worth_nothing() {
+    let mut case = Case::asked(40, r#","response_format":{"type":"json_object"}"#);
+    case.reference.outside_grammar = Some(3);
+    let verdict = case.verdict();
+    assert_eq!(verdict.quality, 0.0);
+    assert_eq!(verdict.evidence.findings, [Finding::OutsideGrammar { position: 3 }]);
+    assert!(verdict.reasons[0].starts_with("token 3 "), "{verdict:?}");
 }
 
 #[test]

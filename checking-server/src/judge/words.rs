@@ -37,6 +37,10 @@ pub(super) fn of_finding(finding: &Finding) -> String {
         Finding::PastTheEnd => {
             "the answer goes on after an end token or a stop text: nothing may be generated after it".to_owned()
         }
+        Finding::OutsideGrammar { position } => format!(
+            "token {position} of the answer may not come there: the request's response_format or tool_choice constrains \
+             the answer by a grammar, and tokens that it forbids must be masked before the draw"
+        ),
     }
 }
 
@@ -56,8 +60,8 @@ pub(super) fn of_tokens(measured: &Measured, asked: &Asked, model: &ModelInfo) -
     };
     format!(
         "{} of {} tokens are not what {} {how} (they miss the best score by {:.2} nats in the median): you may be serving \
-         another model, a stronger quantisation than permitted, another chat template, or another temperature, top_p or \
-         seed than asked for",
+         another model, a stronger quantisation than permitted, another chat template, or another temperature, top_p, \
+         penalty, bias or seed than asked for",
         measured.mismatches, measured.evidence.tokens, model.name, measured.median_deficit,
     )
 }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::calls::ToolCallDelta;
 use crate::generation::{FinishReason, Message, Role};
 use crate::receipt::Receipt;
 
@@ -67,6 +68,9 @@ pub struct Delta {
     pub role: Option<Role>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
+    /// Only in answers to users: see [`CallReader`](super::CallReader).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ToolCallDelta>,
 }
 
 impl ChunkChoice {

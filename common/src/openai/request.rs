@@ -2,28 +2,30 @@
 //!
 //! Requests are read strictly: what cannot be honoured is refused by name, never silently changed.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
+use super::fields::{self, Fields, ResponseFormat, Stop, WrittenChoice, WrittenTool};
+use super::limits::{Features, Limits};
 use crate::TaskId;
-use crate::generation::{Generation, Message, Prompt, Sampling};
+use crate::generation::{
+    Adjustment, Format, Generation, Json, JsonSchema, Message, Prompt, Sampling, Tool, ToolChoice,
+    Tools,
+};
 
 /// The most messages of one conversation.
 pub const MAX_MESSAGES: usize = 256;
 /// What a message counts beside its text in [`Limits::max_prompt_bytes`]: chat templates wrap each one in a few tokens.
 pub const BYTES_PER_MESSAGE: usize = 16;
-
-/// The limits of a task that a request is read against.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// The largest `max_tokens`; also what a request without one gets.
-    pub max_tokens: u32,
-    /// The most bytes of prompt text over all messages, each of which counts [`BYTES_PER_MESSAGE`] more.
-    pub max_prompt_bytes: usize,
-}
+/// The most answers to one request, `n`.
+pub const MAX_CHOICES: u32 = 8;
+/// The most entries of `logit_bias`.
+pub const MAX_BIAS: usize = 300;
+/// The most functions of one request.
+pub const MAX_TOOLS: usize = 128;
+/// The largest schema, of an answer or of a function's arguments.
+pub const MAX_SCHEMA_BYTES: usize = 32 << 10;
 
 /// Why a request is refused. Shown to the caller as it is.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -39,39 +41,6 @@ impl BadRequest {
     pub fn of(param: &str, message: impl Into<String>) -> Self {
         Self { message: message.into(), param: Some(param.to_owned()) }
     }
-}
-
-/// What both request kinds share.
-struct Parameters {
-    temperature: Option<f64>,
-    top_p: Option<f64>,
-    max_tokens: Option<u32>,
-    max_completion_tokens: Option<u32>,
-    stop: Option<Stop>,
-    seed: Option<u64>,
-    stream: Option<bool>,
-    stream_options: Option<StreamOptions>,
-    /// A flag in chat requests, a number in completion requests.
-    logprobs: Option<Value>,
-    top_logprobs: Option<u8>,
-    /// Everything else, so that it can be refused by name.
-    other: BTreeMap<String, Value>,
-}
-
-/// One stop text or several.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Stop {
-    One(String),
-    Several(Vec<String>),
-}
-
-/// How a stream shall be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct StreamOptions {
-    #[serde(default)]
-    pub include_usage: bool,
 }
 
 /// Which of the two paths a request came by.
@@ -99,6 +68,9 @@ pub struct Asked {
     /// `sampling.seed` is 0 if the request has none: see [`Asked::has_seed`].
     pub generation: Generation,
     pub has_seed: bool,
+    /// How many answers, `1..=`[`MAX_CHOICES`]. Miners are asked for one at a time, with the seeds of
+    /// [`choice_seed`](crate::generation::choice_seed).
+    pub n: u32,
     pub stream: bool,
     pub include_usage: bool,
     /// Whether log-probabilities were asked for.
@@ -111,13 +83,15 @@ pub struct Asked {
 /// If the body is no JSON object with a `model` that is a task id.
 pub fn model_of(body: &[u8]) -> Result<TaskId, BadRequest> {
     #[derive(Deserialize)]
-    struct Model {
-        model: String,
+    struct Model<'a> {
+        #[serde(borrow)]
+        model: std::borrow::Cow<'a, str>,
     }
-    let Model { model } = parse_json(body)?;
-    model.parse().map_err(|_| {
-        BadRequest::of("model", format!("the model `{}` is not served here", short(&model)))
-    })
+    let Model { model } = serde_json::from_slice(body).map_err(|error| BadRequest {
+        message: format!("the body is not a valid request: {error}"),
+        param: None,
+    })?;
+    task_id(&model)
 }
 
 /// Reads a request.
@@ -125,230 +99,215 @@ pub fn model_of(body: &[u8]) -> Result<TaskId, BadRequest> {
 /// # Errors
 /// A [`BadRequest`] that names the parameter: wrong JSON, wrong types, values out of range, unknown parameters.
 pub fn parse(kind: Kind, body: &[u8], limits: Limits) -> Result<Asked, BadRequest> {
-    let mut fields = Fields(parse_json(body)?);
-    let model: String = fields.required("model")?;
+    parse_with(kind, body, |_| Ok(limits))
+}
+
+/// Reads a request in one pass over its body; `limits` are those of the task that it turns out to ask for.
+///
+/// # Errors
+/// As [`parse`], and those of `limits`.
+pub fn parse_with<E: From<BadRequest>>(
+    kind: Kind,
+    body: &[u8],
+    limits: impl FnOnce(&TaskId) -> Result<Limits, E>,
+) -> Result<Asked, E> {
+    let fields = fields::read(kind, body)?;
+    let model = fields.model.as_deref().ok_or_else(|| missing("model"))?;
+    let task = task_id(model)?;
+    let limits = limits(&task)?;
+    Ok(check(kind, task, fields, limits)?)
+}
+
+fn task_id(model: &str) -> Result<TaskId, BadRequest> {
+    model.parse().map_err(|_| {
+        BadRequest::of("model", format!("the model `{}` is not served here", short(model)))
+    })
+}
+
+fn missing(name: &str) -> BadRequest {
+    BadRequest::of(name, format!("`{name}` is missing"))
+}
+
+fn check(
+    kind: Kind,
+    task: TaskId,
+    mut fields: Fields<'_>,
+    limits: Limits,
+) -> Result<Asked, BadRequest> {
+    if let Some(name) = &fields.unknown {
+        let message = format!("the parameter `{}` is not supported", short(name));
+        return Err(BadRequest::of(name, message));
+    }
     let prompt = match kind {
         Kind::Chat => {
-            let messages: Vec<Message> = fields.required("messages")?;
-            if messages.is_empty() {
-                return Err(BadRequest::of(
-                    "messages",
-                    "`messages` must hold at least one message",
-                ));
-            }
-            if messages.len() > MAX_MESSAGES {
-                return Err(BadRequest::of(
-                    "messages",
-                    format!(
-                        "`messages` may hold at most {MAX_MESSAGES} messages, got {}",
-                        messages.len()
-                    ),
-                ));
-            }
+            let messages = fields.messages.take().ok_or_else(|| missing("messages"))?;
+            check_messages(&messages, limits.features)?;
             Prompt::Chat(messages)
         }
         Kind::Completion => {
-            let prompt: String = fields.required("prompt")?;
+            let prompt = fields.prompt.take().ok_or_else(|| missing("prompt"))?;
             if prompt.is_empty() {
                 return Err(BadRequest::of("prompt", "`prompt` must not be empty"));
             }
             Prompt::Text(prompt)
         }
     };
-    let parameters = fields.parameters()?;
-    let task = model.parse().map_err(|_| {
-        BadRequest::of("model", format!("the model `{}` is not served here", short(&model)))
-    })?;
-    let prompt_bytes = match &prompt {
+    let tools = read_tools(
+        fields.tools.take().unwrap_or_default(),
+        fields.tool_choice.take(),
+        fields.parallel_tool_calls,
+        limits.features,
+    )?;
+    check_length(&prompt, tools.as_ref(), limits)?;
+    let format = read_format(fields.response_format.take(), limits.features)?;
+    if format != Format::Text && tools.is_some() {
+        let message = "`response_format` and `tools` cannot both decide the form of the answer";
+        return Err(BadRequest::of("response_format", message));
+    }
+    let n = fields.n.unwrap_or(1);
+    if !(1..=MAX_CHOICES).contains(&n) {
+        let message = format!("`n` must be between 1 and {MAX_CHOICES}, got {n}");
+        return Err(BadRequest::of("n", message));
+    }
+    let (logprobs, top_logprobs) = read_logprobs(kind, &fields)?;
+    let stream = fields.stream.unwrap_or(false);
+    if fields.stream_options.is_some() && !stream {
+        return Err(BadRequest::of("stream_options", "`stream_options` needs `stream`: true"));
+    }
+    Ok(Asked {
+        task,
+        generation: Generation {
+            prompt,
+            sampling: read_sampling(&fields)?,
+            max_tokens: read_max_tokens(&fields, limits)?,
+            adjustment: read_adjustment(&mut fields)?,
+            stop: read_stop(fields.stop)?,
+            top_logprobs,
+            format,
+            tools,
+        },
+        has_seed: fields.seed.is_some(),
+        n,
+        stream,
+        include_usage: fields.stream_options.is_some_and(|options| options.include_usage),
+        logprobs,
+    })
+}
+
+fn check_messages(messages: &[Message], features: Features) -> Result<(), BadRequest> {
+    if messages.is_empty() {
+        return Err(BadRequest::of("messages", "`messages` must hold at least one message"));
+    }
+    if messages.len() > MAX_MESSAGES {
+        let message =
+            format!("`messages` may hold at most {MAX_MESSAGES} messages, got {}", messages.len());
+        return Err(BadRequest::of("messages", message));
+    }
+    if !features.tools && messages.iter().any(Message::needs_tools) {
+        let message = "this model's chat template cannot show calls of tools and their results: leave out messages with \
+                       `tool_calls` and those of the role `tool`";
+        return Err(BadRequest::of("messages", message));
+    }
+    Ok(())
+}
+
+fn check_length(prompt: &Prompt, tools: Option<&Tools>, limits: Limits) -> Result<(), BadRequest> {
+    let (param, bytes) = match prompt {
         Prompt::Chat(messages) => {
-            messages.iter().map(|message| message.content.len() + BYTES_PER_MESSAGE).sum()
+            let bytes = messages.iter().map(|message| message.bytes() + BYTES_PER_MESSAGE);
+            ("messages", bytes.sum::<usize>() + tools.map_or(0, Tools::bytes))
         }
-        Prompt::Text(text) => text.len(),
+        Prompt::Text(text) => ("prompt", text.len()),
     };
-    if prompt_bytes > limits.max_prompt_bytes {
-        return Err(BadRequest::of(
-            if kind == Kind::Chat { "messages" } else { "prompt" },
-            format!(
-                "the prompt counts {prompt_bytes} bytes, this model takes at most {}",
-                limits.max_prompt_bytes
-            ),
-        ));
+    if bytes > limits.max_prompt_bytes {
+        let message = format!(
+            "the prompt counts {bytes} bytes, this model takes at most {}",
+            limits.max_prompt_bytes
+        );
+        return Err(BadRequest::of(param, message));
     }
-    parameters.read(task, prompt, kind, limits)
+    Ok(())
 }
 
-/// A request's fields, taken one by one.
-///
-/// Not by a derived `Deserialize` with a flattened rest: once anything in the program turns on arbitrary precision in
-/// `serde_json`, as Substrate does, numbers no longer pass through a flattened struct. This also names what is wrong.
-struct Fields(BTreeMap<String, Value>);
-
-impl Fields {
-    fn optional<T: DeserializeOwned>(&mut self, name: &str) -> Result<Option<T>, BadRequest> {
-        match self.0.remove(name) {
-            None => Ok(None),
-            Some(value) => serde_json::from_value(value)
-                .map_err(|error| BadRequest::of(name, format!("`{name}` is not valid: {error}"))),
-        }
+fn read_sampling(fields: &Fields<'_>) -> Result<Sampling, BadRequest> {
+    let temperature = fields.temperature.unwrap_or(1.0);
+    if !(0.0..=2.0).contains(&temperature) {
+        let message = format!("`temperature` must be between 0 and 2, got {temperature}");
+        return Err(BadRequest::of("temperature", message));
     }
-
-    fn required<T: DeserializeOwned>(&mut self, name: &str) -> Result<T, BadRequest> {
-        self.optional(name)?.ok_or_else(|| BadRequest::of(name, format!("`{name}` is missing")))
+    let top_p = fields.top_p.unwrap_or(1.0);
+    if !(top_p > 0.0 && top_p <= 1.0) {
+        let message = format!("`top_p` must be above 0 and at most 1, got {top_p}");
+        return Err(BadRequest::of("top_p", message));
     }
-
-    fn parameters(mut self) -> Result<Parameters, BadRequest> {
-        Ok(Parameters {
-            temperature: self.optional("temperature")?,
-            top_p: self.optional("top_p")?,
-            max_tokens: self.optional("max_tokens")?,
-            max_completion_tokens: self.optional("max_completion_tokens")?,
-            stop: self.optional("stop")?,
-            seed: self.optional("seed")?,
-            stream: self.optional("stream")?,
-            stream_options: self.optional("stream_options")?,
-            logprobs: self.optional("logprobs")?,
-            top_logprobs: self.optional("top_logprobs")?,
-            other: self.0,
-        })
-    }
+    Ok(Sampling { seed: fields.seed.map_or(0, |seed| seed.0), temperature, top_p })
 }
 
-impl Parameters {
-    fn read(
-        self,
-        task: TaskId,
-        prompt: Prompt,
-        kind: Kind,
-        limits: Limits,
-    ) -> Result<Asked, BadRequest> {
-        self.refuse_unknown()?;
-        let temperature = self.temperature.unwrap_or(1.0);
-        if !(0.0..=2.0).contains(&temperature) {
-            return Err(BadRequest::of(
-                "temperature",
-                format!("`temperature` must be between 0 and 2, got {temperature}"),
-            ));
+fn read_max_tokens(fields: &Fields<'_>, limits: Limits) -> Result<u32, BadRequest> {
+    let (name, max_tokens) = match (fields.max_completion_tokens, fields.max_tokens) {
+        (Some(_), Some(_)) => {
+            let message = "give `max_tokens` or `max_completion_tokens`, not both";
+            return Err(BadRequest::of("max_tokens", message));
         }
-        let top_p = self.top_p.unwrap_or(1.0);
-        if !(top_p > 0.0 && top_p <= 1.0) {
-            return Err(BadRequest::of(
-                "top_p",
-                format!("`top_p` must be above 0 and at most 1, got {top_p}"),
-            ));
-        }
-        let max_tokens = match (self.max_completion_tokens, self.max_tokens) {
-            (Some(_), Some(_)) => {
-                return Err(BadRequest::of(
-                    "max_tokens",
-                    "give `max_tokens` or `max_completion_tokens`, not both",
-                ));
-            }
-            (Some(max), None) | (None, Some(max)) => max,
-            (None, None) => limits.max_tokens,
-        };
-        if max_tokens == 0 || max_tokens > limits.max_tokens {
-            return Err(BadRequest::of(
-                if self.max_completion_tokens.is_some() {
-                    "max_completion_tokens"
-                } else {
-                    "max_tokens"
-                },
-                format!(
-                    "`max_tokens` must be between 1 and {}, got {max_tokens}",
-                    limits.max_tokens
-                ),
-            ));
-        }
-        let (logprobs, top_logprobs) = self.read_logprobs(kind)?;
-        let stream = self.stream.unwrap_or(false);
-        if self.stream_options.is_some() && !stream {
-            return Err(BadRequest::of("stream_options", "`stream_options` needs `stream`: true"));
-        }
-        Ok(Asked {
-            task,
-            generation: Generation {
-                prompt,
-                sampling: Sampling { seed: self.seed.unwrap_or(0), temperature, top_p },
-                max_tokens,
-                stop: read_stop(self.stop)?,
-                top_logprobs,
-            },
-            has_seed: self.seed.is_some(),
-            stream,
-            include_usage: self.stream_options.is_some_and(|options| options.include_usage),
-            logprobs,
-        })
+        (Some(max), None) => ("max_completion_tokens", max),
+        (None, Some(max)) => ("max_tokens", max),
+        (None, None) => return Ok(limits.max_tokens),
+    };
+    if max_tokens == 0 || max_tokens > limits.max_tokens {
+        let message =
+            format!("`{name}` must be between 1 and {}, got {max_tokens}", limits.max_tokens);
+        return Err(BadRequest::of(name, message));
     }
+    Ok(max_tokens)
+}
 
-    /// Parameters that ask for what happens anyway are let through, `user` and `metadata` carry no wish.
-    fn refuse_unknown(&self) -> Result<(), BadRequest> {
-        for (name, value) in &self.other {
-            let harmless = match name.as_str() {
-                "user" | "metadata" => true,
-                "n" => value.as_u64() == Some(1),
-                "presence_penalty" | "frequency_penalty" => value.as_f64() == Some(0.0),
-                _ => value.is_null(),
-            };
-            if !harmless {
-                return Err(BadRequest::of(
-                    name,
-                    format!("the parameter `{}` is not supported", short(name)),
-                ));
-            }
+fn read_adjustment(fields: &mut Fields<'_>) -> Result<Adjustment, BadRequest> {
+    let penalty = |name: &str, value: Option<f64>| match value.unwrap_or(0.0) {
+        penalty if (-2.0..=2.0).contains(&penalty) => Ok(penalty),
+        other => {
+            let message = format!("`{name}` must be between -2 and 2, got {other}");
+            Err(BadRequest::of(name, message))
         }
-        Ok(())
+    };
+    let bias = fields.logit_bias.take().unwrap_or_default();
+    if bias.len() > MAX_BIAS {
+        let message =
+            format!("`logit_bias` may hold at most {MAX_BIAS} tokens, got {}", bias.len());
+        return Err(BadRequest::of("logit_bias", message));
     }
+    if let Some((token, value)) = bias.iter().find(|(_, value)| !(-100.0..=100.0).contains(*value))
+    {
+        let message =
+            format!("`logit_bias` of token {token} must be between -100 and 100, got {value}");
+        return Err(BadRequest::of("logit_bias", message));
+    }
+    Ok(Adjustment {
+        presence_penalty: penalty("presence_penalty", fields.presence_penalty)?,
+        frequency_penalty: penalty("frequency_penalty", fields.frequency_penalty)?,
+        bias: bias.into_iter().collect(),
+    })
+}
 
-    fn read_logprobs(&self, kind: Kind) -> Result<(bool, u8), BadRequest> {
-        let top = match kind {
-            Kind::Chat => {
-                let wanted = match &self.logprobs {
-                    None | Some(Value::Null) => false,
-                    Some(Value::Bool(wanted)) => *wanted,
-                    Some(_) => {
-                        return Err(BadRequest::of("logprobs", "`logprobs` must be true or false"));
-                    }
-                };
-                if self.top_logprobs.is_some() && !wanted {
-                    return Err(BadRequest::of(
-                        "top_logprobs",
-                        "`top_logprobs` needs `logprobs`: true",
-                    ));
-                }
-                wanted.then(|| self.top_logprobs.unwrap_or(0))
-            }
-            Kind::Completion => match &self.logprobs {
-                None | Some(Value::Null) => None,
-                Some(number) => {
-                    match number.as_u64().and_then(|number| u8::try_from(number).ok()) {
-                        Some(number) => Some(number),
-                        None => {
-                            return Err(BadRequest::of(
-                                "logprobs",
-                                "`logprobs` must be a number from 0 to 20",
-                            ));
-                        }
-                    }
-                }
-            },
-        };
-        match top {
-            Some(top) if top > 20 => Err(BadRequest::of(
-                if kind == Kind::Chat { "top_logprobs" } else { "logprobs" },
-                format!("at most 20 alternatives can be reported, got {top}"),
-            )),
-            Some(top) => Ok((true, top)),
-            None => Ok((false, 0)),
+fn read_logprobs(kind: Kind, fields: &Fields<'_>) -> Result<(bool, u8), BadRequest> {
+    let (name, wanted) = match kind {
+        Kind::Chat => ("top_logprobs", fields.with_logprobs.unwrap_or(false)),
+        Kind::Completion => ("logprobs", fields.top_logprobs.is_some()),
+    };
+    let top = fields.top_logprobs.unwrap_or(0);
+    if !wanted && fields.top_logprobs.is_some() {
+        return Err(BadRequest::of(name, "`top_logprobs` needs `logprobs`: true"));
+    }
+    match u8::try_from(top) {
+        Ok(top) if top <= 20 => Ok((wanted, top)),
+        _ => {
+            let message = format!("at most 20 alternatives can be reported, got {top}");
+            Err(BadRequest::of(name, message))
         }
     }
 }
 
 fn read_stop(stop: Option<Stop>) -> Result<Vec<String>, BadRequest> {
-    let stop = match stop {
-        None => Vec::new(),
-        Some(Stop::One(text)) => vec![text],
-        Some(Stop::Several(texts)) => texts,
-    };
+    let Stop(stop) = stop.unwrap_or(Stop(Vec::new()));
     if stop.len() > 4 {
         return Err(BadRequest::of("stop", format!("at most 4 stop texts, got {}", stop.len())));
     }
@@ -358,11 +317,146 @@ fn read_stop(stop: Option<Stop>) -> Result<Vec<String>, BadRequest> {
     Ok(stop)
 }
 
-fn parse_json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, BadRequest> {
-    serde_json::from_slice(body).map_err(|error| BadRequest {
-        message: format!("the body is not a valid request: {error}"),
-        param: None,
-    })
+fn read_format(
+    format: Option<ResponseFormat<'_>>,
+    features: Features,
+) -> Result<Format, BadRequest> {
+    let wrong = |message: &str| BadRequest::of("response_format", message);
+    let Some(ResponseFormat { kind, json_schema }) = format else { return Ok(Format::Text) };
+    let format = match (&*kind, json_schema) {
+        ("text", None) => return Ok(Format::Text),
+        ("json_object", None) => Format::JsonObject,
+        ("json_schema", Some(written)) => {
+            let schema = written
+                .schema
+                .ok_or_else(|| wrong("`response_format.json_schema.schema` is missing"))?;
+            check_name(&written.name).map_err(|problem| {
+                wrong(&format!("`response_format.json_schema.name` {problem}"))
+            })?;
+            check_schema(&schema).map_err(|problem| {
+                wrong(&format!("`response_format.json_schema.schema` {problem}"))
+            })?;
+            Format::JsonSchema(JsonSchema { name: written.name, schema })
+        }
+        ("json_schema", None) => return Err(wrong("`response_format.json_schema` is missing")),
+        ("text" | "json_object", Some(_)) => {
+            return Err(wrong("`response_format.json_schema` needs `type`: \"json_schema\""));
+        }
+        _ => {
+            return Err(wrong(
+                "`response_format.type` must be \"text\", \"json_object\" or \"json_schema\"",
+            ));
+        }
+    };
+    if !features.json_schema {
+        return Err(wrong("this model answers in plain text only"));
+    }
+    Ok(format)
+}
+
+fn read_tools(
+    written: Vec<WrittenTool<'_>>,
+    choice: Option<WrittenChoice>,
+    parallel: Option<bool>,
+    features: Features,
+) -> Result<Option<Tools>, BadRequest> {
+    let none = written.is_empty();
+    let choice = match choice {
+        None if none => return Ok(None),
+        None => Some(ToolChoice::Auto),
+        Some(WrittenChoice::Mode(mode)) => match mode.as_str() {
+            "none" => None,
+            "auto" if none => return Ok(None),
+            "auto" => Some(ToolChoice::Auto),
+            "required" => Some(ToolChoice::Required),
+            _ => {
+                let message =
+                    "`tool_choice` must be \"auto\", \"none\", \"required\" or a function";
+                return Err(BadRequest::of("tool_choice", message));
+            }
+        },
+        Some(WrittenChoice::Function(name)) => Some(ToolChoice::Named(name)),
+    };
+    if written.len() > MAX_TOOLS {
+        let message = format!("at most {MAX_TOOLS} tools, got {}", written.len());
+        return Err(BadRequest::of("tools", message));
+    }
+    let strict = written.iter().any(|tool| tool.function.strict == Some(true));
+    let list = written.into_iter().enumerate().map(|(at, tool)| {
+        read_tool(tool)
+            .map_err(|problem| BadRequest::of("tools", format!("`tools[{at}]` {problem}")))
+    });
+    let list = list.collect::<Result<Vec<Tool>, _>>()?;
+    let names: BTreeSet<&str> = list.iter().map(|tool| tool.name.as_str()).collect();
+    if names.len() < list.len() {
+        return Err(BadRequest::of("tools", "two `tools` have the same name"));
+    }
+    let Some(choice) = choice else { return Ok(None) };
+    let parallel = match &choice {
+        ToolChoice::Auto if !features.tools => {
+            let message = "this model's chat template does not show tools, so it cannot choose among them: \
+                           set `tool_choice` to \"required\", to a function, or to \"none\"";
+            return Err(BadRequest::of("tools", message));
+        }
+        ToolChoice::Auto if strict => {
+            let message = "`strict` is honoured where a call is certain only: set `tool_choice` to \"required\" or to \
+                           a function";
+            return Err(BadRequest::of("tools", message));
+        }
+        ToolChoice::Auto if parallel == Some(false) => {
+            let message = "`parallel_tool_calls`: false is honoured where a call is certain only: set `tool_choice` to \
+                           \"required\" or to a function";
+            return Err(BadRequest::of("parallel_tool_calls", message));
+        }
+        ToolChoice::Auto => true,
+        ToolChoice::Required | ToolChoice::Named(_) if !features.forced_tools => {
+            let message = "this model cannot be made to call a function";
+            return Err(BadRequest::of("tool_choice", message));
+        }
+        ToolChoice::Required if none => {
+            return Err(BadRequest::of("tool_choice", "`tool_choice` needs `tools`"));
+        }
+        ToolChoice::Required => parallel.unwrap_or(false),
+        ToolChoice::Named(name) if !names.contains(name.as_str()) => {
+            let message =
+                format!("`tool_choice` names `{}`, which is none of `tools`", short(name));
+            return Err(BadRequest::of("tool_choice", message));
+        }
+        ToolChoice::Named(_) => false,
+    };
+    Ok(Some(Tools { list, choice, parallel }))
+}
+
+fn read_tool(written: WrittenTool<'_>) -> Result<Tool, String> {
+    if written.kind != "function" {
+        return Err("must have `type`: \"function\"".to_owned());
+    }
+    let function = written.function;
+    check_name(&function.name).map_err(|problem| format!("has a name that {problem}"))?;
+    if let Some(parameters) = &function.parameters {
+        check_schema(parameters).map_err(|problem| format!("has `parameters` that {problem}"))?;
+    }
+    let (name, description) = (function.name, function.description);
+    Ok(Tool { name, description, parameters: function.parameters })
+}
+
+fn check_name(name: &str) -> Result<(), &'static str> {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+    if (1..=64).contains(&name.len()) && name.bytes().all(fits) {
+        return Ok(());
+    }
+    Err("must have 1 to 64 of a-z, A-Z, 0-9, `_` and `-`")
+}
+
+fn check_schema(schema: &Json) -> Result<(), String> {
+    let text = schema.get();
+    if text.len() > MAX_SCHEMA_BYTES {
+        return Err(format!("may have at most {MAX_SCHEMA_BYTES} bytes, got {}", text.len()));
+    }
+    if !text.starts_with('{') {
+        return Err("must be an object".to_owned());
+    }
+    Ok(())
 }
 
 fn short(text: &str) -> String {
@@ -370,80 +464,4 @@ fn short(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-    use serde_json::json;
-
-    use super::*;
-
-    const LIMITS: Limits = Limits { max_tokens: 256, max_prompt_bytes: 1000 };
-
-    fn chat(extra: Value) -> Result<Asked, BadRequest> {
-        let mut body =
-            json!({"model": "chat-demo", "messages": [{"role": "user", "content": "hi"}]});
-        body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
-        parse(Kind::Chat, body.to_string().as_bytes(), LIMITS)
-    }
-
-    #[test]
-    fn a_plain_request_gets_the_defaults() {
-        let asked = chat(json!({})).unwrap();
-        assert_eq!(asked.generation.max_tokens, 256);
-        assert_eq!(asked.generation.sampling, Sampling { seed: 0, temperature: 1.0, top_p: 1.0 });
-        assert!(!asked.stream && !asked.has_seed && !asked.logprobs);
-    }
-
-    #[test]
-    fn each_wrong_parameter_is_refused_by_its_name() {
-        let cases = [
-            ("temperature", json!({"temperature": -0.1})),
-            ("temperature", json!({"temperature": 2.1})),
-            ("top_p", json!({"top_p": 0})),
-            ("max_tokens", json!({"max_tokens": 0})),
-            ("max_tokens", json!({"max_tokens": 257})),
-            ("max_completion_tokens", json!({"max_completion_tokens": 257})),
-            ("max_tokens", json!({"max_completion_tokens": 1, "max_tokens": 1})),
-            ("stop", json!({"stop": ["a", "b", "c", "d", "e"]})),
-            ("stop", json!({"stop": ""})),
-            ("logprobs", json!({"logprobs": 3})),
-            ("top_logprobs", json!({"top_logprobs": 3})),
-            ("top_logprobs", json!({"logprobs": true, "top_logprobs": 21})),
-            ("stream_options", json!({"stream_options": {"include_usage": true}})),
-            ("tools", json!({"tools": []})),
-            ("n", json!({"n": 2})),
-            ("messages", json!({"messages": []})),
-            ("messages", json!({"messages": [{"role": "user", "content": "x".repeat(985)}]})),
-            ("messages", json!({"messages": vec![json!({"role": "user", "content": ""}); 63]})),
-            ("model", json!({"model": "No Such"})),
-        ];
-        for (param, extra) in cases {
-            let error = chat(extra.clone()).unwrap_err();
-            assert_eq!(error.param.as_deref(), Some(param), "{extra}: {error}");
-        }
-    }
-
-    #[test]
-    fn a_conversation_has_a_bounded_number_of_messages() {
-        let limits = Limits { max_prompt_bytes: 1 << 20, ..LIMITS };
-        let parsed = |count: usize| {
-            let messages = vec![json!({"role": "user", "content": ""}); count];
-            let body = json!({"model": "chat-demo", "messages": messages}).to_string();
-            parse(Kind::Chat, body.as_bytes(), limits).map_err(|error| error.param)
-        };
-        assert!(parsed(MAX_MESSAGES).is_ok());
-        assert_eq!(parsed(MAX_MESSAGES + 1), Err(Some("messages".to_owned())));
-    }
-
-    #[test]
-    fn parameters_that_change_nothing_are_let_through() {
-        assert!(chat(json!({"n": 1, "presence_penalty": 0, "user": "me", "tools": null})).is_ok());
-    }
-
-    proptest! {
-        #[test]
-        fn no_body_makes_the_parser_panic(body in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = parse(Kind::Chat, &body, LIMITS);
-            let _ = parse(Kind::Completion, &body, LIMITS);
-        }
-    }
-}
+mod tests;

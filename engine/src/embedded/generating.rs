@@ -13,8 +13,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::loading::Live;
 use super::{Inner, Purpose, REVIVALS};
+use crate::adjust::Adjuster;
 use crate::api::{Alternative, EngineError, Event, Generating, Piece, Token};
 use crate::folder::ModelFolder;
+use crate::grammar::Grammar;
 use crate::sampler::Distribution;
 use crate::text::{Decoder, StopWatch, Watched};
 
@@ -23,13 +25,16 @@ pub(super) async fn generate(
     generation: Generation,
 ) -> Result<Generating, EngineError> {
     inner.unless(Purpose::Generation, "generation")?;
-    let ids = inner.render(&generation.prompt).await?;
+    inner.check(&generation)?;
+    let grammar = inner.grammar(&generation).await?;
+    let ids = inner.render(&generation).await?;
     let tokens = u32::try_from(ids.len()).unwrap_or(u32::MAX);
     let (max_tokens, context) = (generation.max_tokens, inner.info.context);
     if tokens.saturating_add(max_tokens) > context {
         return Err(EngineError::TooLong { tokens, max_tokens, context });
     }
-    let run = Run { job: Job { ids, generation }, inner, phase: Phase::Start, retries: REVIVALS };
+    let job = Job { ids, generation, grammar };
+    let run = Run { job, inner, phase: Phase::Start, retries: REVIVALS };
     let events = futures::stream::unfold(run, |mut run| async { Some((run.next().await?, run)) });
     Ok(Generating { prompt_tokens: tokens, events: events.boxed() })
 }
@@ -39,6 +44,8 @@ pub(super) async fn generate(
 pub(super) struct Job {
     pub(super) ids: Vec<u32>,
     pub(super) generation: Generation,
+    /// At its beginning.
+    pub(super) grammar: Option<Grammar>,
 }
 
 /// A job in the engine.
@@ -77,6 +84,8 @@ impl Inner {
             folder: Arc::clone(&self.folder),
             state: Mutex::new(State {
                 position: 0,
+                adjuster: Adjuster::new(job.generation.adjustment.clone()),
+                grammar: job.grammar.clone(),
                 decoder: Decoder::default(),
                 watch: StopWatch::new(job.generation.stop.clone()),
                 out,
@@ -184,6 +193,8 @@ struct SeededSampler {
 struct State {
     /// Tokens drawn so far. The context that mistral.rs passes is no substitute: it can be a part of the sequence.
     position: u32,
+    adjuster: Adjuster,
+    grammar: Option<Grammar>,
     decoder: Decoder,
     watch: StopWatch,
     out: mpsc::UnboundedSender<Result<Step, EngineError>>,
@@ -222,23 +233,39 @@ impl SeededSampler {
 
         let distribution =
             Distribution::new(logits).map_err(|error| EngineError::Failed(error.to_string()))?;
-        let drawn = distribution.draw(sampling, state.position);
+        let drawn = if state.adjuster.is_idle() && state.grammar.is_none() {
+            distribution.draw(sampling, state.position)
+        } else {
+            let mut adjusted = logits.to_vec();
+            state.adjuster.apply(&mut adjusted);
+            if let Some(grammar) = &mut state.grammar {
+                grammar.mask().map_err(EngineError::Failed)?.apply(&mut adjusted);
+            }
+            let adjusted = Distribution::new(&adjusted)
+                .map_err(|error| EngineError::Failed(error.to_string()))?;
+            adjusted.draw(sampling, state.position)
+        };
         state.position += 1;
+        state.adjuster.push(drawn);
+        let ended = self.folder.ends.all.contains(&drawn);
+        if let Some(grammar) = state.grammar.as_mut().filter(|_| !ended) {
+            grammar.push(drawn).map_err(EngineError::Failed)?;
+        }
         let top = distribution.top(usize::from(*top_logprobs)).into_iter().map(|id| {
             Ok(Alternative { id, text: text_of(id)?, logprob: distribution.logprob(id) })
         });
         let token = Token {
-            id: drawn.token,
-            logprob: drawn.logprob,
+            id: drawn,
+            logprob: distribution.logprob(drawn),
             top: top.collect::<Result<_, EngineError>>()?,
-            text: text_of(drawn.token)?,
+            text: text_of(drawn)?,
         };
 
         let (mut text, mut end) = (String::new(), None);
-        if self.folder.ends.all.contains(&drawn.token) {
+        if ended {
             end = Some(FinishReason::Stop);
         } else {
-            text = state.decoder.push(tokenizer, drawn.token).map_err(failed)?;
+            text = state.decoder.push(tokenizer, drawn).map_err(failed)?;
             if state.position >= *max_tokens {
                 end = Some(FinishReason::Length);
             }

@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use common::generation::{Prompt, Role};
+use common::generation::{Generation, Message, Prompt, Role};
 use either::Either;
 use mistralrs::core::TokenizationRequest;
 use mistralrs::{Request, TextMessageRole, TextMessages};
@@ -35,9 +35,25 @@ impl Drop for Waiting<'_> {
 
 impl Inner {
     /// The ids of a prompt. A chat template writes its own special tokens; plain text gets those the tokenizer adds.
-    pub(super) async fn render(&self, prompt: &Prompt) -> Result<Vec<u32>, EngineError> {
+    pub(super) async fn render(&self, generation: &Generation) -> Result<Vec<u32>, EngineError> {
+        let prompt = &generation.prompt;
         if matches!(prompt, Prompt::Chat(_)) && !self.folder.chat_template {
             return Err(EngineError::BadPrompt(format!("{} has no chat template", self.info.name)));
+        }
+        if let Prompt::Chat(messages) = prompt
+            && let Some(template) = &self.folder.tool_template
+            && (generation.tools.is_some() || messages.iter().any(Message::needs_tools))
+        {
+            let tools = generation.tools.as_ref().map_or(&[][..], |tools| &tools.list);
+            let text = template.render(messages, tools).map_err(EngineError::BadPrompt)?;
+            let encoding = self.folder.tokenizer.encode_fast(text, false);
+            return match encoding
+                .map_err(|error| EngineError::BadPrompt(error.to_string()))?
+                .get_ids()
+            {
+                [] => Err(EngineError::BadPrompt("it has no tokens".to_owned())),
+                ids => Ok(ids.to_vec()),
+            };
         }
         for _ in 0..=REVIVALS {
             let live = self.live().await?;
@@ -65,15 +81,22 @@ impl Inner {
 fn request(prompt: &Prompt, response: mpsc::Sender<Answer>) -> Request {
     let (text, add_special_tokens) = match prompt {
         Prompt::Chat(messages) => {
-            let messages = messages.iter().fold(TextMessages::new(), |all, message| {
+            let texts = messages.iter().fold(TextMessages::new(), |all, message| {
                 let role = match message.role {
                     Role::System => TextMessageRole::System,
                     Role::User => TextMessageRole::User,
                     Role::Assistant => TextMessageRole::Assistant,
+                    Role::Tool => TextMessageRole::Tool,
                 };
                 all.add_message(role, &message.content)
             });
-            (Either::Left(messages.into()), false)
+            let mut shown: Vec<_> = texts.into();
+            for (shown, message) in shown.iter_mut().zip(messages) {
+                if let Some(name) = &message.name {
+                    shown.insert("name".to_owned(), Either::Left(name.clone()));
+                }
+            }
+            (Either::Left(shown), false)
         }
         Prompt::Text(text) => (Either::Right(text.clone()), true),
     };

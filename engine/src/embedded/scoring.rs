@@ -11,12 +11,14 @@ use mistralrs::{CustomLogitsProcessor, DType, Response, Tensor};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, mpsc};
 
 use super::{Inner, Purpose, REVIVALS};
+use crate::adjust::Adjuster;
 use crate::api::{EngineError, Reference, ReferencePass, TokenScore};
-use crate::sampler::Distribution;
+use crate::grammar::Grammar;
+use crate::sampler::{BadLogits, Distribution};
 use crate::text;
 
 pub(super) async fn reference(
-    inner: &Inner,
+    inner: &Arc<Inner>,
     pass: ReferencePass,
 ) -> Result<Reference, EngineError> {
     inner.unless(Purpose::Reference, "checks")?;
@@ -24,7 +26,9 @@ pub(super) async fn reference(
     if let Some(&token) = pass.tokens.iter().find(|&&token| token >= vocabulary) {
         return Err(EngineError::OutsideVocabulary { token, vocabulary });
     }
-    let mut ids = inner.render(&pass.prompt).await?;
+    inner.check(&pass.generation)?;
+    let grammar = inner.grammar(&pass.generation).await?;
+    let mut ids = inner.render(&pass.generation).await?;
     let length = |ids: &[u32]| u32::try_from(ids.len()).unwrap_or(u32::MAX);
     let (tokens, max_tokens, context) = (length(&ids), length(&pass.tokens), inner.info.context);
     if tokens.saturating_add(max_tokens) > context {
@@ -32,23 +36,30 @@ pub(super) async fn reference(
     }
     let prompt = ids.len();
     ids.extend(&pass.tokens);
-    let scores = match pass.tokens.is_empty() {
-        true => Vec::new(),
-        false => score(inner, ids, prompt, pass.sampling).await?,
+    let rule = Rule {
+        sampling: pass.generation.sampling,
+        adjuster: Adjuster::new(pass.generation.adjustment),
+        ends: inner.info.end_tokens.clone(),
+        grammar,
+        outside: None,
+    };
+    let (scores, outside_grammar) = match pass.tokens.is_empty() {
+        true => (Vec::new(), None),
+        false => score(inner, ids, prompt, rule).await?,
     };
     let words: Vec<u32> =
         pass.tokens.into_iter().filter(|token| !inner.info.end_tokens.contains(token)).collect();
     let text = text::decode(&inner.folder.tokenizer, &words)
         .map_err(|error| EngineError::Failed(error.to_string()))?;
-    Ok(Reference { prompt_tokens: tokens, tokens: scores, text })
+    Ok(Reference { prompt_tokens: tokens, tokens: scores, text, outside_grammar })
 }
 
 async fn score(
     inner: &Inner,
     ids: Vec<u32>,
     prompt: usize,
-    sampling: Sampling,
-) -> Result<Vec<TokenScore>, EngineError> {
+    rule: Rule,
+) -> Result<Scored, EngineError> {
     let ids: Arc<[u32]> = ids.into();
     for _ in 0..=REVIVALS {
         let permit = Arc::clone(&inner.permits).acquire_owned().await;
@@ -69,7 +80,7 @@ async fn score(
         };
         let problem = match response {
             Response::Raw { logits_chunks, tokens } if *tokens == *ids => {
-                let reduce = move || reduce(&logits_chunks, &ids, prompt, &sampling);
+                let reduce = move || reduce(&logits_chunks, &ids, prompt, rule);
                 let reduced =
                     tokio::task::spawn_blocking(reduce).map_err(|error| error.to_string());
                 return reduced.await.flatten().map_err(EngineError::Failed);
@@ -84,13 +95,48 @@ async fn score(
     Err(EngineError::Failed("it died whenever it was asked to score tokens".to_owned()))
 }
 
+/// Scores, and the position of the first token outside the grammar.
+type Scored = (Vec<TokenScore>, Option<u32>);
+
+/// How the tokens are said to have been drawn.
+struct Rule {
+    sampling: Sampling,
+    adjuster: Adjuster,
+    /// Tokens that end an answer.
+    ends: Vec<u32>,
+    /// Up to the first token that it forbids, and to the end of the answer.
+    grammar: Option<Grammar>,
+    outside: Option<u32>,
+}
+
+impl Rule {
+    /// Scores the next token of the answer.
+    fn score(&mut self, row: &[f32], given: u32, position: u32) -> Result<TokenScore, String> {
+        let bad = |error: BadLogits| error.to_string();
+        let model = Distribution::new(row).map_err(bad)?;
+        if self.adjuster.is_idle() && self.grammar.is_none() {
+            return Ok(model.score(given, &self.sampling, position));
+        }
+        let mut adjusted = row.to_vec();
+        self.adjuster.apply(&mut adjusted);
+        self.adjuster.push(given);
+        if let Some(mut grammar) = self.grammar.take() {
+            let mask = grammar.mask()?;
+            mask.apply(&mut adjusted);
+            if !mask.allows(given) {
+                self.outside = Some(position);
+            } else if !self.ends.contains(&given) {
+                grammar.push(given)?;
+                self.grammar = Some(grammar);
+            }
+        }
+        let adjusted = Distribution::new(&adjusted).map_err(bad)?;
+        Ok(model.score_drawn_from(&adjusted, given, &self.sampling, position))
+    }
+}
+
 /// Scores each token after the prompt from the row of logits before it. The only place that sees whole rows.
-fn reduce(
-    chunks: &[Tensor],
-    ids: &[u32],
-    prompt: usize,
-    sampling: &Sampling,
-) -> Result<Vec<TokenScore>, String> {
+fn reduce(chunks: &[Tensor], ids: &[u32], prompt: usize, mut rule: Rule) -> Result<Scored, String> {
     let mut scores = Vec::with_capacity(ids.len() - prompt);
     let mut next = 1;
     for chunk in chunks {
@@ -104,14 +150,13 @@ fn reduce(
                 }
                 let row = chunk.get(row).and_then(|row| row.to_dtype(DType::F32)?.to_vec1::<f32>());
                 let row = row.map_err(|error| error.to_string())?;
-                let distribution = Distribution::new(&row).map_err(|error| error.to_string())?;
-                scores.push(distribution.score(given, sampling, (next - prompt) as u32));
+                scores.push(rule.score(&row, given, (next - prompt) as u32)?);
             }
             next += 1;
         }
     }
     match next == ids.len() + 1 {
-        true => Ok(scores),
+        true => Ok((scores, rule.outside)),
         false => Err(format!("it answered {} rows of logits for {} tokens", next - 1, ids.len())),
     }
 }

@@ -37,14 +37,10 @@ pub(super) async fn run(inner: &Inner) -> Result<usize, EngineError> {
 /// Different ids in each prompt, spread over the vocabulary.
 fn job(number: u32, vocabulary: u32) -> Job {
     let ids = (0..PROMPT_TOKENS).map(|i| (number * 7919 + i * 104_729 + 5) % vocabulary).collect();
-    let generation = Generation {
-        prompt: Prompt::Text(String::new()),
-        sampling: Sampling { seed: u64::from(number) + 1, temperature: 1.0, top_p: 1.0 },
-        max_tokens: ANSWER_TOKENS,
-        stop: Vec::new(),
-        top_logprobs: 0,
-    };
-    Job { ids, generation }
+    let sampling = Sampling { seed: u64::from(number) + 1, temperature: 1.0, top_p: 1.0 };
+    let prompt = Prompt::Text(String::new());
+    let generation = Generation::plain(prompt, sampling, ANSWER_TOKENS);
+    Job { ids, generation, grammar: None }
 }
 
 async fn draw(inner: &Inner, job: &Job, permits: &Arc<Semaphore>) -> Result<Vec<u32>, EngineError> {

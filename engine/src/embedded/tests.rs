@@ -3,7 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use common::generation::{FinishReason, Message, Prompt, Role, Sampling};
+use common::generation::{
+    Adjustment, FinishReason, Format, JsonSchema, Message, Prompt, Role, Sampling, Tool,
+    ToolChoice, Tools,
+};
+use common::openai::CallReader;
 use futures::StreamExt;
 use futures::future::join_all;
 use mistralrs::Request;
@@ -20,17 +24,15 @@ async fn engine(purpose: Purpose) -> Embedded {
 }
 
 fn chat(text: &str) -> Prompt {
-    Prompt::Chat(vec![Message { role: Role::User, content: text.to_owned() }])
+    Prompt::Chat(vec![Message::new(Role::User, text)])
 }
 
 fn ask(text: &str, seed: u64) -> Generation {
-    Generation {
-        prompt: chat(text),
-        sampling: Sampling { seed, temperature: 1.0, top_p: 1.0 },
-        max_tokens: 24,
-        stop: Vec::new(),
-        top_logprobs: 0,
-    }
+    Generation::plain(chat(text), Sampling { seed, temperature: 1.0, top_p: 1.0 }, 24)
+}
+
+fn pass(text: &str, tokens: Vec<u32>) -> ReferencePass {
+    ReferencePass { generation: ask(text, 1), tokens }
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -127,11 +129,7 @@ async fn a_reference_pass_finds_the_tokens_drawn_and_their_probabilities() {
     {
         ask.sampling = Sampling { seed, temperature, top_p };
         let answer = answer(&generation, ask.clone()).await;
-        let pass = ReferencePass {
-            prompt: ask.prompt.clone(),
-            tokens: answer.ids(),
-            sampling: ask.sampling,
-        };
+        let pass = ReferencePass { generation: ask.clone(), tokens: answer.ids() };
         let checked = reference.reference(pass).await.unwrap();
         assert_eq!(checked.text, answer.text);
         assert_eq!(checked.tokens.len(), answer.tokens.len());
@@ -146,14 +144,227 @@ async fn a_reference_pass_finds_the_tokens_drawn_and_their_probabilities() {
     assert!(tokens > 40 && same * 100 >= tokens * 98, "{same} of {tokens} tokens");
 }
 
+/// What the reference pass says of an answer as if it had been given to `asked`.
+async fn checked(reference: &Embedded, asked: &Generation, answer: &Answer) -> Reference {
+    let pass = ReferencePass { generation: asked.clone(), tokens: answer.ids() };
+    reference.reference(pass).await.unwrap()
+}
+
+fn mismatches(reference: &Reference) -> usize {
+    reference.tokens.iter().filter(|score| score.deficit > 0.0).count()
+}
+
+#[tokio::test]
+async fn penalties_and_biases_are_honoured_and_can_be_checked() {
+    let (generation, reference) =
+        (engine(Purpose::Generation).await, engine(Purpose::Reference).await);
+    let mut plain = ask("Tell me a story about a fox.", 0);
+    plain.max_tokens = 48;
+    let (mut tokens, mut honest, mut ignored) = (0, 0, 0);
+    for (seed, temperature) in [(1, 0.0), (2, 0.7), (3, 1.0), (4, 1.2)] {
+        plain.sampling = Sampling { seed, temperature, top_p: 0.95 };
+        let without = answer(&generation, plain.clone()).await;
+        let mut adjusted = plain.clone();
+        let often = without.ids()[3];
+        adjusted.adjustment = Adjustment {
+            presence_penalty: 1.0,
+            frequency_penalty: 0.8,
+            bias: vec![(often, -100.0)],
+        };
+        let with = answer(&generation, adjusted.clone()).await;
+        assert!(!with.ids().contains(&often), "{with:?}");
+        let score = checked(&reference, &adjusted, &with).await;
+        honest += mismatches(&score);
+        tokens += with.tokens.len();
+        for (token, score) in std::iter::zip(&with.tokens, &score.tokens) {
+            assert!((token.logprob - score.logprob).abs() < 1e-3, "{token:?} {score:?}");
+        }
+        // Who ignores them draws what was drawn without them.
+        ignored += mismatches(&checked(&reference, &adjusted, &without).await);
+    }
+    assert!(honest * 100 <= tokens, "{honest} of {tokens}");
+    assert!(ignored > 8, "{ignored}");
+}
+
+fn schema(text: &str) -> Format {
+    let schema = serde_json::from_str(text).unwrap();
+    Format::JsonSchema(JsonSchema { name: "answer".to_owned(), schema })
+}
+
+/// Small enough that every answer is whole.
+const PERSON: &str = r#"{"type": "object", "properties": {"kind": {"enum": ["fox", "owl"]}, "old": {"type": "boolean"},
+    "legs": {"type": "integer", "minimum": 0, "maximum": 99}, "name": {"type": "string", "maxLength": 12}},
+    "required": ["kind", "old", "legs", "name"], "additionalProperties": false}"#;
+
+#[tokio::test]
+async fn answers_follow_a_schema_and_can_be_checked() {
+    let (generation, reference) =
+        (engine(Purpose::Generation).await, engine(Purpose::Reference).await);
+    let mut plain = ask("Tell me about an animal.", 0);
+    plain.max_tokens = 120;
+    for (seed, temperature, top_p) in [(1, 0.0, 1.0), (2, 0.7, 0.9), (3, 1.0, 1.0), (4, 1.5, 1.0)] {
+        plain.sampling = Sampling { seed, temperature, top_p };
+        let asked = Generation { format: schema(PERSON), ..plain.clone() };
+        let answered = answer(&generation, asked.clone()).await;
+        assert_eq!(answered.end, FinishReason::Stop, "{answered:?}");
+        let value: serde_json::Value = serde_json::from_str(&answered.text).unwrap();
+        assert!(value["legs"].as_u64().unwrap() < 100 && value["old"].is_boolean(), "{value}");
+        assert!(["fox", "owl"].contains(&value["kind"].as_str().unwrap()), "{value}");
+        assert!(value["name"].as_str().unwrap().chars().count() <= 12, "{value}");
+        assert_eq!(value.as_object().unwrap().len(), 4, "{value}");
+
+        let score = checked(&reference, &asked, &answered).await;
+        assert_eq!((mismatches(&score), score.outside_grammar), (0, None), "{score:?}");
+        assert_eq!(score.text, answered.text);
+        for (token, score) in std::iter::zip(&answered.tokens, &score.tokens) {
+            assert!((token.logprob - score.logprob).abs() < 1e-3, "{token:?} {score:?}");
+        }
+        // Who ignores the format leaves it, at the latest where the answer ends.
+        let free = answer(&generation, plain.clone()).await;
+        assert!(checked(&reference, &asked, &free).await.outside_grammar.is_some(), "{free:?}");
+        // And who ends in the middle of it.
+        let mut cut = answered.clone();
+        let end = cut.tokens.pop().unwrap();
+        cut.tokens.truncate(6);
+        cut.tokens.push(end);
+        assert_eq!(checked(&reference, &asked, &cut).await.outside_grammar, Some(6));
+    }
+}
+
+fn tools(choice: ToolChoice, parallel: bool) -> Tools {
+    let tool = |name: &str, parameters: &str| Tool {
+        name: name.to_owned(),
+        description: Some("A tool.".to_owned()),
+        parameters: Some(serde_json::from_str(parameters).unwrap()),
+    };
+    let look = r#"{"type": "object", "properties": {"at": {"enum": ["sea", "moon"]}}, "required": ["at"],
+        "additionalProperties": false}"#;
+    let wait = r#"{"type": "object", "properties": {"minutes": {"type": "integer", "minimum": 1, "maximum": 60}},
+        "required": ["minutes"], "additionalProperties": false}"#;
+    Tools { list: vec![tool("look", look), tool("wait", wait)], choice, parallel }
+}
+
+#[tokio::test]
+async fn calls_that_are_certain_come_and_can_be_checked() {
+    let (generation, reference) =
+        (engine(Purpose::Generation).await, engine(Purpose::Reference).await);
+    let mut asked = ask("What does the sea look like?", 0);
+    asked.max_tokens = 400;
+    let named = || ToolChoice::Named("wait".to_owned());
+    for (seed, choice, parallel) in
+        [(1, ToolChoice::Required, false), (2, ToolChoice::Required, true), (3, named(), false)]
+    {
+        asked.sampling.seed = seed;
+        asked.tools = Some(tools(choice.clone(), parallel));
+        let answered = answer(&generation, asked.clone()).await;
+        assert_eq!(answered.end, FinishReason::Stop, "{answered:?}");
+        let reader = CallReader::new(asked.tools.as_ref(), "x");
+        let (message, reason) = reader.whole(&answered.text, answered.end);
+        assert_eq!((message.content.as_str(), reason), ("", FinishReason::ToolCalls));
+        for call in &message.tool_calls {
+            let arguments: serde_json::Value =
+                serde_json::from_str(&call.function.arguments).unwrap();
+            match call.function.name.as_str() {
+                "look" => assert!(arguments["at"].is_string() && choice == ToolChoice::Required),
+                "wait" => assert!((1..=60).contains(&arguments["minutes"].as_u64().unwrap())),
+                other => panic!("{other}"),
+            }
+        }
+        assert!(!message.tool_calls.is_empty() && (parallel || message.tool_calls.len() == 1));
+        let score = checked(&reference, &asked, &answered).await;
+        assert_eq!((mismatches(&score), score.outside_grammar), (0, None), "{score:?}");
+        let free = answer(&generation, Generation { tools: None, ..asked.clone() }).await;
+        assert!(checked(&reference, &asked, &free).await.outside_grammar.is_some());
+    }
+}
+
+#[tokio::test]
+async fn tools_are_shown_by_templates_that_know_them_and_refused_by_others() {
+    let plain = engine(Purpose::Generation).await;
+    let mut asked = ask("What does the sea look like?", 1);
+    asked.tools = Some(tools(ToolChoice::Auto, true));
+    let error = plain.generate(asked.clone()).await.map(|_| ()).unwrap_err();
+    assert!(matches!(error, EngineError::BadParameter { name: "tools", .. }), "{error}");
+    let result =
+        Message { tool_call_id: Some("c".to_owned()), ..Message::new(Role::Tool, "Blue.") };
+    let mut told = ask("What does the sea look like?", 1);
+    told.prompt = Prompt::Chat(vec![Message::new(Role::User, "Which colour?"), result]);
+    let error = plain.generate(told.clone()).await.map(|_| ()).unwrap_err();
+    assert!(matches!(error, EngineError::BadParameter { name: "messages", .. }), "{error}");
+
+    let folder = copy();
+    let template = folder.path().join("chat_template.jinja");
+    std::fs::write(template, crate::template::tests::HERMES).unwrap();
+    let load =
+        |purpose| Embedded::load(EmbeddedConfig::new(folder.path(), "tools", purpose), |_| ());
+    let (generation, reference) =
+        (load(Purpose::Generation).await.unwrap(), load(Purpose::Reference).await.unwrap());
+    for asked in [asked, told] {
+        let generating = generation.generate(asked.clone()).await.unwrap();
+        let shown = generating.prompt_tokens;
+        drop(generating);
+        let answered = answer(&generation, asked.clone()).await;
+        let score = checked(&reference, &asked, &answered).await;
+        assert_eq!((score.prompt_tokens, mismatches(&score)), (shown, 0));
+        let without = Generation { tools: None, ..ask("What does the sea look like?", 1) };
+        assert!(shown > generation.generate(without).await.unwrap().prompt_tokens + 10);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_can_be_any_json_object_with_penalties_and_biases() {
+    let (generation, reference) =
+        (engine(Purpose::Generation).await, engine(Purpose::Reference).await);
+    let mut asked = ask("Tell me about an animal.", 5);
+    asked.max_tokens = 40;
+    asked.format = Format::JsonObject;
+    asked.adjustment = Adjustment {
+        presence_penalty: 0.5,
+        frequency_penalty: 0.5,
+        bias: vec![(300, 5.0), (301, -5.0)],
+    };
+    let answered = answer(&generation, asked.clone()).await;
+    assert!(answered.text.starts_with('{'), "{answered:?}");
+    assert_eq!(mismatches(&checked(&reference, &asked, &answered).await), 0);
+}
+
+#[tokio::test]
+async fn a_schema_that_cannot_be_followed_is_refused_by_name() {
+    let (generation, reference) =
+        (engine(Purpose::Generation).await, engine(Purpose::Reference).await);
+    let asked = Generation { format: schema(r#"{"type": "animal"}"#), ..ask("Hello", 1) };
+    let pass = ReferencePass { generation: asked.clone(), tokens: vec![1] };
+    for error in [
+        generation.generate(asked).await.map(|_| ()).unwrap_err(),
+        reference.reference(pass).await.map(|_| ()).unwrap_err(),
+    ] {
+        assert!(
+            matches!(error, EngineError::BadParameter { name: "response_format", .. }),
+            "{error}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_bias_outside_the_vocabulary_is_refused_by_name() {
+    let (generation, reference) =
+        (engine(Purpose::Generation).await, engine(Purpose::Reference).await);
+    let mut asked = ask("Hello", 1);
+    asked.adjustment.bias = vec![(generation.model().vocabulary, 1.0)];
+    let pass = ReferencePass { generation: asked.clone(), tokens: vec![1] };
+    for error in [
+        generation.generate(asked).await.map(|_| ()).unwrap_err(),
+        reference.reference(pass).await.map(|_| ()).unwrap_err(),
+    ] {
+        assert!(matches!(error, EngineError::BadParameter { name: "logit_bias", .. }), "{error}");
+        assert!(error.is_callers_mistake());
+    }
+}
+
 #[tokio::test]
 async fn tokens_that_the_seed_did_not_draw_have_deficits() {
     let reference = engine(Purpose::Reference).await;
-    let pass = ReferencePass {
-        prompt: chat("Hello"),
-        tokens: (10..40).collect(),
-        sampling: Sampling { seed: 1, temperature: 1.0, top_p: 1.0 },
-    };
+    let pass = pass("Hello", (10..40).collect());
     let checked = reference.reference(pass).await.unwrap();
     let large = checked.tokens.iter().filter(|score| score.deficit > 1.0).count();
     assert!(large > 20, "{checked:?}");
@@ -191,6 +402,7 @@ async fn the_answer_ends_at_the_limit_of_tokens_or_with_the_end_token() {
             FinishReason::Stop => {
                 assert!(answer.tokens.len() <= limit as usize && ended, "{answer:?}")
             }
+            FinishReason::ToolCalls => panic!("engines write text"),
         }
     }
 }
@@ -218,11 +430,7 @@ async fn a_hundred_reference_passes_at_once_do_not_kill_the_engine() {
     let engine = engine(Purpose::Reference).await;
     let live = current(&engine).await;
     // Equal lengths are what mistral.rs would batch.
-    let pass = |first: u32| ReferencePass {
-        prompt: chat("Hello"),
-        tokens: (first..first + 16).collect(),
-        sampling: Sampling { seed: 1, temperature: 1.0, top_p: 1.0 },
-    };
+    let pass = |first: u32| pass("Hello", (first..first + 16).collect());
     let expected = engine.reference(pass(20)).await.unwrap();
     let all = join_all((0..100).map(|i| engine.reference(pass(20 + i % 5)))).await;
     for (i, checked) in all.into_iter().enumerate() {
@@ -235,11 +443,7 @@ async fn a_hundred_reference_passes_at_once_do_not_kill_the_engine() {
 async fn a_reference_pass_given_up_half_way_does_no_harm() {
     let engine = engine(Purpose::Reference).await;
     let live = current(&engine).await;
-    let pass = ReferencePass {
-        prompt: chat("Hello"),
-        tokens: (10..200).collect(),
-        sampling: Sampling { seed: 1, temperature: 1.0, top_p: 1.0 },
-    };
+    let pass = pass("Hello", (10..200).collect());
     for micros in [0, 100, 500, 2_000, 10_000] {
         let _ = tokio::time::timeout(Duration::from_micros(micros), engine.reference(pass.clone()))
             .await;
@@ -291,11 +495,7 @@ async fn logits_that_are_no_numbers_are_an_error_and_no_reason_to_load_again() {
     let config = EmbeddedConfig::new(folder.path(), "spoilt", Purpose::Reference);
     let engine = Embedded::load(config, |_| ()).await.unwrap();
     let live = current(&engine).await;
-    let pass = ReferencePass {
-        prompt: chat("Hello"),
-        tokens: vec![10, 11],
-        sampling: Sampling { seed: 1, temperature: 1.0, top_p: 1.0 },
-    };
+    let pass = pass("Hello", vec![10, 11]);
     let error = engine.reference(pass).await.unwrap_err();
     assert!(matches!(error, EngineError::Failed(_)), "{error}");
     assert!(Arc::ptr_eq(&live, &current(&engine).await), "it was loaded again");
@@ -315,11 +515,7 @@ async fn requests_that_cannot_be_served_are_the_callers_mistake() {
     let error = generation.generate(empty).await.unwrap_err();
     assert!(matches!(error, EngineError::BadPrompt(_)), "{error}");
 
-    let pass = |tokens| ReferencePass {
-        prompt: chat("Hello"),
-        tokens,
-        sampling: Sampling { seed: 1, temperature: 1.0, top_p: 1.0 },
-    };
+    let pass = |tokens| pass("Hello", tokens);
     let vocabulary = reference.model().vocabulary;
     let error = reference.reference(pass(vec![1, vocabulary])).await.unwrap_err();
     assert!(
@@ -434,8 +630,7 @@ async fn quantised_copies_draw_nearly_the_same_tokens() {
         for seed in 0..6 {
             let ask = ask("Tell me a story.", seed);
             let tokens_drawn = answer(&copy, ask.clone()).await.ids();
-            let pass =
-                ReferencePass { prompt: ask.prompt, tokens: tokens_drawn, sampling: ask.sampling };
+            let pass = ReferencePass { generation: ask, tokens: tokens_drawn };
             let checked = reference.reference(pass).await.unwrap();
             tokens += checked.tokens.len();
             same += checked.tokens.iter().filter(|score| score.deficit == 0.0).count();

@@ -184,7 +184,7 @@ impl Remote {
             Prompt::Chat(_) => "chat/completions",
             Prompt::Text(_) => "completions",
         };
-        let body = wire::request(&self.config.model, &generation, self.config.token_ids);
+        let body = wire::request(&self.config.model, &generation, self.config.token_ids)?;
         let begun = Instant::now();
         let first = begun + self.config.first_token_timeout;
         let response = self.send(self.client.post(self.address(path)).json(&body), first).await?;

@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use bytes::Bytes;
-use common::generation::{Message, Role, Sampling};
+use common::generation::{Adjustment, Format, Message, Role, Sampling, Tool, ToolChoice, Tools};
 use futures::{Stream, stream};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -59,12 +59,12 @@ impl Script {
 }
 
 fn ask() -> Generation {
+    let sampling = Sampling { seed: u64::MAX, temperature: 0.5, top_p: 0.9 };
+    let prompt = Prompt::Chat(vec![Message::new(Role::User, "Hi")]);
     Generation {
-        prompt: Prompt::Chat(vec![Message { role: Role::User, content: "Hi".to_owned() }]),
-        sampling: Sampling { seed: u64::MAX, temperature: 0.5, top_p: 0.9 },
-        max_tokens: 8,
         stop: vec!["END".to_owned()],
         top_logprobs: 2,
+        ..Generation::plain(prompt, sampling, 8)
     }
 }
 
@@ -298,7 +298,7 @@ async fn servers_without_the_model_or_out_of_reach_are_refused_at_once() {
 #[tokio::test]
 async fn a_remote_engine_has_no_reference_pass() {
     let remote = Script::events(&[]).connect().await;
-    let pass = ReferencePass { prompt: ask().prompt, tokens: vec![1], sampling: ask().sampling };
+    let pass = ReferencePass { generation: ask(), tokens: vec![1] };
     let error = remote.reference(pass).await.unwrap_err();
     assert!(matches!(error, EngineError::Unsupported(_)), "{error}");
 }
@@ -314,4 +314,52 @@ proptest! {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn everything_that_was_asked_for_is_passed_on() {
+    let script = Script::events(&[chat_event("Hi", 5, Some("stop"))]);
+    let requests = Arc::clone(&script.requests);
+    let remote = script.connect().await;
+    let mut asked = ask();
+    asked.adjustment = Adjustment {
+        presence_penalty: 0.5,
+        frequency_penalty: -0.5,
+        bias: vec![(7, -100.0), (9, 1.5)],
+    };
+    asked.format = Format::JsonObject;
+    collect(&remote, asked.clone()).await.unwrap();
+    let (_, body) = requests.lock().unwrap().pop().unwrap();
+    assert_eq!(body["presence_penalty"], 0.5);
+    assert_eq!(body["frequency_penalty"], -0.5);
+    assert_eq!(body["logit_bias"], json!({"7": -100.0, "9": 1.5}));
+    assert_eq!(body["response_format"], json!({"type": "json_object"}));
+
+    let tool = |parameters: &str| Tool {
+        name: "find".to_owned(),
+        description: None,
+        parameters: Some(serde_json::from_str(parameters).unwrap()),
+    };
+    let tools = |parameters: &str, choice| {
+        Some(Tools { list: vec![tool(parameters)], choice, parallel: true })
+    };
+    asked.format = Format::Text;
+    asked.tools = tools(r#"{"type": "object"}"#, ToolChoice::Auto);
+    collect(&remote, asked.clone()).await.unwrap();
+    let (_, body) = requests.lock().unwrap().pop().unwrap();
+    assert_eq!(
+        body["tools"],
+        json!([{"type": "function", "function": {"name": "find", "parameters": {"type": "object"}}}])
+    );
+    assert_eq!((&body["tool_choice"], body.get("response_format")), (&json!("none"), None));
+
+    asked.tools = tools(r#"{"type": "object"}"#, ToolChoice::Required);
+    collect(&remote, asked.clone()).await.unwrap();
+    let (_, body) = requests.lock().unwrap().pop().unwrap();
+    let schema = &body["response_format"]["json_schema"]["schema"];
+    assert_eq!(schema["items"]["anyOf"][0]["properties"]["name"], json!({"const": "find"}));
+
+    asked.tools = tools(r##"{"$ref": "#/$defs/x", "$defs": {"x": {}}}"##, ToolChoice::Required);
+    let error = collect(&remote, asked).await.unwrap_err();
+    assert!(matches!(error, EngineError::BadParameter { name: "tools", .. }), "{error}");
 }

@@ -1,16 +1,26 @@
 //! What OpenAI-compatible servers are asked and answer, as far as it is needed.
 
-use common::generation::{Generation, Prompt};
+use common::generation::{Format, Generation, Prompt, Tool, ToolObject, Tools};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::api::{Alternative, Piece, Token};
+use crate::api::{Alternative, EngineError, Piece, Token};
+use crate::grammar;
 
 /// Longer messages of a server are cut.
 const MOST_MESSAGE: usize = 300;
 
-pub(super) fn request(model: &str, generation: &Generation, token_ids: bool) -> Value {
-    let Generation { prompt, sampling, max_tokens, stop, top_logprobs } = generation;
+/// The body of a request.
+///
+/// # Errors
+/// If the functions that must be called cannot be described to a server.
+pub(super) fn request(
+    model: &str,
+    generation: &Generation,
+    token_ids: bool,
+) -> Result<Value, EngineError> {
+    let Generation { prompt, sampling, adjustment, max_tokens, stop, top_logprobs, format, tools } =
+        generation;
     let mut body = json!({
         "model": model,
         "stream": true,
@@ -24,15 +34,37 @@ pub(super) fn request(model: &str, generation: &Generation, token_ids: bool) -> 
     if !stop.is_empty() {
         body["stop"] = json!(stop);
     }
+    if adjustment.presence_penalty != 0.0 {
+        body["presence_penalty"] = adjustment.presence_penalty.into();
+    }
+    if adjustment.frequency_penalty != 0.0 {
+        body["frequency_penalty"] = adjustment.frequency_penalty.into();
+    }
+    if !adjustment.bias.is_empty() {
+        let bias = adjustment.bias.iter().map(|(token, bias)| (token.to_string(), json!(bias)));
+        body["logit_bias"] = Value::Object(bias.collect());
+    }
     if token_ids {
         body["return_token_ids"] = true.into();
     }
+    if *format != Format::Text {
+        body["response_format"] = json!(format);
+    }
+    if let Some(tools) = tools {
+        // The server shows them to the model and leaves the answer's text as it is: receipts are about that.
+        body["tools"] = tools.list.iter().map(|tool| json!(ToolObject::from(tool))).collect();
+        body["tool_choice"] = "none".into();
+        if tools.are_forced() {
+            let schema = calls(tools).map_err(|problem| grammar::refusal(generation, &problem))?;
+            body["response_format"] = json!({
+                "type": "json_schema",
+                "json_schema": { "name": "calls", "schema": schema, "strict": true },
+            });
+        }
+    }
     match prompt {
         Prompt::Chat(messages) => {
-            body["messages"] = messages
-                .iter()
-                .map(|message| json!({ "role": message.role.as_str(), "content": message.content }))
-                .collect();
+            body["messages"] = json!(messages);
             body["logprobs"] = true.into();
             body["top_logprobs"] = (*top_logprobs).into();
         }
@@ -41,7 +73,34 @@ pub(super) fn request(model: &str, generation: &Generation, token_ids: bool) -> 
             body["logprobs"] = (*top_logprobs).into();
         }
     }
-    body
+    Ok(body)
+}
+
+/// The schema of an answer that calls functions.
+fn calls(tools: &Tools) -> Result<Value, String> {
+    let call = |tool: &Tool| {
+        let arguments = grammar::arguments_of(tool)?;
+        // They are relative to the whole schema, of which the arguments are a part.
+        if arguments.to_string().contains("\"$ref\"") {
+            let problem =
+                "references in the parameters of functions are not supported by this engine";
+            return Err(problem.to_owned());
+        }
+        Ok(json!({
+            "type": "object",
+            "properties": { "name": { "const": tool.name }, "arguments": arguments },
+            "required": ["name", "arguments"],
+            "additionalProperties": false,
+        }))
+    };
+    let calls = tools.callable().map(call).collect::<Result<Vec<Value>, String>>()?;
+    let call = json!({ "anyOf": calls });
+    Ok(match tools.parallel {
+        true => {
+            json!({ "type": "array", "items": call, "minItems": 1, "maxItems": grammar::MOST_CALLS })
+        }
+        false => call,
+    })
 }
 
 /// The message of an error body, cut to a sensible length.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::RangeInclusive;
 
-use common::openai::{BYTES_PER_MESSAGE, Kind};
+use common::openai::{BYTES_PER_MESSAGE, Features, Kind};
 use common::receipt::MAX_TOKENS;
 use common::{MechanismId, TaskId, Volume};
 use toml::Table;
@@ -90,6 +90,7 @@ fn read_task(mut section: Section<'_>, seen: impl FnOnce(&Section<'_>, &TaskId))
             ),
         );
     }
+    let features = read_features(&mut section);
     let timeouts = section.section("timeouts").and_then(read_timeouts);
     let checking = section.optional_section("checking").and_then(read_checking);
     let prompts = match limits {
@@ -113,6 +114,7 @@ fn read_task(mut section: Section<'_>, seen: impl FnOnce(&Section<'_>, &TaskId))
         max_capacity: Volume::try_from(max_capacity?).ok()?,
         tokens_per_request: tokens_per_request?,
         limits: limits?,
+        features: features?,
         timeouts: timeouts?,
         engine: engine?,
         checking: checking?,
@@ -129,6 +131,23 @@ fn read_limits(mut section: Section<'_>) -> Option<TaskLimits> {
     let max_prompt_bytes = section.whole("max_prompt_bytes", None, 96..=16_000_000);
     section.finish();
     Some(TaskLimits { max_tokens: max_tokens?, max_prompt_bytes: max_prompt_bytes? })
+}
+
+fn read_features(section: &mut Section<'_>) -> Option<Features> {
+    #[derive(Clone, Copy, PartialEq)]
+    enum Feature {
+        JsonSchema,
+        ForcedTools,
+        Tools,
+    }
+    use Feature::{ForcedTools, JsonSchema, Tools};
+    let names = [("json_schema", JsonSchema), ("forced_tools", ForcedTools), ("tools", Tools)];
+    let chosen = section.choices("features", &[JsonSchema, ForcedTools], &names)?;
+    Some(Features {
+        json_schema: chosen.contains(&JsonSchema),
+        forced_tools: chosen.contains(&ForcedTools),
+        tools: chosen.contains(&Tools),
+    })
 }
 
 fn read_timeouts(mut section: Section<'_>) -> Option<Timeouts> {

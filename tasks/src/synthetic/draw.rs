@@ -93,6 +93,13 @@ pub(super) fn top_logprobs(rng: &mut impl Rng) -> u8 {
     weighted(&USUAL, rng).copied().unwrap_or(0)
 }
 
+/// A presence or frequency penalty: hardly anybody uses one, and those who do choose a round number.
+pub(super) fn penalty(rng: &mut impl Rng) -> f64 {
+    const USUAL: [(u32, f64); 7] =
+        [(92, 0.0), (2, 0.5), (2, 0.2), (1, 0.1), (1, 0.3), (1, 1.0), (1, -0.5)];
+    weighted(&USUAL, rng).copied().unwrap_or(0.0)
+}
+
 /// A seed: few users give one, and those who do give a small number.
 pub(super) fn seed(rng: &mut impl Rng) -> u64 {
     const FAVOURITES: [(u32, u64); 7] =
@@ -127,6 +134,7 @@ mod tests {
             let top_p = top_p(&mut rng);
             prop_assert!(top_p > 0.0 && top_p <= 1.0);
             prop_assert!(top_logprobs(&mut rng) <= 20);
+            prop_assert!((-2.0..=2.0).contains(&penalty(&mut rng)));
         }
     }
 

@@ -4,9 +4,10 @@
 //! not cannot guess it. What a miner sees has the form and the ranges of a user's request: see [`wire`](crate::wire).
 
 mod draw;
+mod form;
 mod grammar;
 
-use common::generation::{Generation, Message, Prompt, Role, Sampling};
+use common::generation::{Adjustment, Generation, Message, Prompt, Role, Sampling};
 use common::openai::Kind;
 use rand::Rng;
 
@@ -36,6 +37,7 @@ pub fn request(task: &Task, rng: &mut impl Rng) -> Synthetic {
         Kind::Chat => Prompt::Chat(conversation(prompts, words, rng)),
         Kind::Completion => Prompt::Text(beginning(words, prompts.words.max as usize, rng)),
     };
+    let (format, tools) = form::form(task.kind, task.features, rng);
     let generation = Generation {
         prompt,
         sampling: Sampling {
@@ -46,6 +48,13 @@ pub fn request(task: &Task, rng: &mut impl Rng) -> Synthetic {
         max_tokens: draw::max_tokens(prompts.max_tokens, task.limits.max_tokens, rng),
         stop: stop_texts(task.kind, rng),
         top_logprobs: draw::top_logprobs(rng),
+        adjustment: Adjustment {
+            presence_penalty: draw::penalty(rng),
+            frequency_penalty: draw::penalty(rng),
+            bias: Vec::new(),
+        },
+        format,
+        tools,
     };
     Synthetic { body: miner_body(&task.id, &generation), generation }
 }
@@ -80,7 +89,7 @@ fn conversation(prompts: &Prompts, words: usize, rng: &mut impl Rng) -> Vec<Mess
         messages.insert(0, (Role::System, expand("system", &mut memory, rng)));
     }
     shorten(&mut messages, prompts.words.max as usize);
-    messages.into_iter().map(|(role, content)| Message { role, content }).collect()
+    messages.into_iter().map(|(role, content)| Message::new(role, content)).collect()
 }
 
 /// Makes a message long as people do: by putting a text before it, with the question as it is or one about the text.
@@ -201,7 +210,8 @@ mod tests {
     use std::collections::BTreeSet;
     use std::path::Path;
 
-    use common::openai::{BYTES_PER_MESSAGE, parse};
+    use common::generation::Format;
+    use common::openai::{BYTES_PER_MESSAGE, Features, parse};
     use proptest::prelude::*;
     use rand::SeedableRng;
     use rand_chacha::ChaCha8Rng;
@@ -274,6 +284,31 @@ mod tests {
             let same = (0..1000).filter(|seed| drawn(*seed) == left_out).count();
             assert!((150..350).contains(&same), "{}: {same} of 1000", task.id);
         }
+    }
+
+    #[test]
+    fn a_few_requests_ask_for_json_or_for_calls_where_the_task_can() {
+        let catalogue = catalogue("tasks.toml");
+        let made = |features| {
+            let task = Task { features, ..catalogue.tasks()[0].clone() };
+            let all = (0..3000).map(|seed| seeded(&task, seed).generation);
+            let form = |generation: Generation| {
+                (
+                    generation.format != Format::Text,
+                    generation.tools.is_some(),
+                    generation.is_constrained(),
+                )
+            };
+            let all: Vec<_> = all.map(form).collect();
+            let count = |form| all.iter().filter(|other| **other == form).count();
+            [count((true, false, true)), count((false, true, true)), count((false, true, false))]
+        };
+        let [json, forced, auto] = made(Features::ALL);
+        assert!((25..110).contains(&json), "{json}");
+        assert!((5..60).contains(&forced) && (10..80).contains(&auto), "{forced} {auto}");
+        assert_eq!(made(Features::NONE), [0, 0, 0]);
+        let completion = &catalogue.tasks()[1];
+        assert!((0..1000).all(|seed| !seeded(completion, seed).generation.is_constrained()));
     }
 
     #[test]

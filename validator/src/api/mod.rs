@@ -21,8 +21,9 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use bytes::Bytes;
-use common::generation::Generation;
+use common::generation::{Generation, Sampling, choice_seed};
 use common::openai::{self, Asked, Kind};
+use futures::future::try_join_all;
 use service::http::ApiError;
 use sha2::{Digest, Sha256};
 use tasks::{Catalogue, Task, wire};
@@ -170,7 +171,7 @@ impl Api {
             asked.generation.sampling.seed = wire::draw_seed(&mut rand::rng());
         }
         let id = AnswerId::new(kind, rand::random());
-        let choices = self.begin(id, task, &asked.generation).await?;
+        let choices = self.begin(id, task, &asked).await?;
         let shape = Shape {
             id: id.to_string(),
             kind,
@@ -178,6 +179,7 @@ impl Api {
             created: u64::try_from(unix_ms() / 1000).unwrap_or(0),
             logprobs: asked.logprobs,
             include_usage: asked.include_usage,
+            tools: asked.generation.tools.take(),
         };
         let relay = Relay { api: Arc::clone(&self), shape, choices, slot };
         if asked.stream { Ok(relay.stream()) } else { relay.whole().await }
@@ -188,18 +190,27 @@ impl Api {
         self: &Arc<Self>,
         answer: AnswerId,
         task: &Task,
-        generation: &Generation,
+        asked: &Asked,
     ) -> Result<Vec<Begun>, ApiError> {
-        let race = Race {
-            api: self,
-            answer,
-            choice: 0,
-            task,
-            body: Bytes::from(wire::miner_body(&task.id, generation)),
-            max_tokens: generation.max_tokens,
-            prefix: prefix_of(&generation.prompt),
+        let generation = &asked.generation;
+        let prefix = prefix_of(&generation.prompt);
+        let race = |choice: u32| {
+            let seed = choice_seed(generation.sampling.seed, choice);
+            let body = match choice {
+                0 => wire::miner_body(&task.id, generation),
+                _ => {
+                    let sampling = Sampling { seed, ..generation.sampling };
+                    wire::miner_body(&task.id, &Generation { sampling, ..generation.clone() })
+                }
+            };
+            let (body, max_tokens) = (Bytes::from(body), generation.max_tokens);
+            let choice = choice as usize;
+            Race { api: self, answer, choice, task, body, max_tokens, prefix }.run()
         };
-        Ok(vec![race.run().await?])
+        if asked.n == 1 {
+            return Ok(vec![race(0).await?]);
+        }
+        try_join_all((0..asked.n).map(race)).await
     }
 
     /// Books what came of a query, for the miner's score and for the next choice of a miner.

@@ -261,10 +261,7 @@ mod tests {
     use super::*;
 
     fn chat(messages: &[(Role, &str)]) -> Prompt {
-        let message = |(role, content): &(Role, &str)| Message {
-            role: *role,
-            content: (*content).to_owned(),
-        };
+        let message = |(role, content): &(Role, &str)| Message::new(*role, *content);
         Prompt::Chat(messages.iter().map(message).collect())
     }
 

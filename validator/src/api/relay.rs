@@ -10,7 +10,7 @@ use axum::http::{HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
 use common::generation::FinishReason;
-use common::openai::Usage;
+use common::openai::{CallReader, Usage};
 use futures::future::try_join_all;
 use futures::stream;
 use service::http::ApiError;
@@ -73,6 +73,7 @@ impl Relay {
         });
         let sending = Sending {
             writer: shape.writer(),
+            calls: (0..count).map(|choice| shape.calls(choice)).collect(),
             parts,
             _readers: readers.collect(),
             _slot: slot,
@@ -237,6 +238,8 @@ impl Reader {
 #[derive(Debug)]
 struct Sending {
     writer: Writer,
+    /// What finds the calls in each choice's text, if there may be any.
+    calls: Vec<Option<CallReader>>,
     parts: mpsc::Receiver<Part>,
     _readers: Vec<AbortOnDropHandle<()>>,
     _slot: OwnedSemaphorePermit,
@@ -283,7 +286,10 @@ impl Sending {
 
     fn take(&mut self, out: &mut BytesMut, part: Part) {
         match part {
-            Part::Piece(choice, piece) => self.writer.piece(out, choice, &piece),
+            Part::Piece(choice, piece) => match self.calls.get_mut(choice) {
+                Some(Some(calls)) => self.writer.piece_with_calls(out, choice, &piece, calls),
+                Some(None) | None => self.writer.piece(out, choice, &piece),
+            },
             Part::End(usage) => {
                 self.open -= 1;
                 self.usage = self.usage.zip(usage).map(|(all, one)| added(all, one));

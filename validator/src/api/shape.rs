@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use common::generation::{FinishReason, Message, Role};
-use common::openai::{Kind, Usage};
+use common::generation::{FinishReason, Message, Role, Tools};
+use common::openai::{CallReader, Delta, Kind, Part, Usage};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -21,6 +21,8 @@ pub(super) struct Shape {
     /// Whether the user asked for log-probabilities; miners always send them.
     pub(super) logprobs: bool,
     pub(super) include_usage: bool,
+    /// The functions that the model may or must call.
+    pub(super) tools: Option<Tools>,
 }
 
 /// Writes the events of one stream.
@@ -65,11 +67,24 @@ impl Shape {
         serde_json::to_vec(&answer).unwrap_or_default()
     }
 
+    /// What finds the calls in the text of a choice, if there may be any.
+    pub(super) fn calls(&self, choice: usize) -> Option<CallReader> {
+        let name = || {
+            let number = self.id.rsplit('-').next().unwrap_or_default();
+            format!("call_{number}_{choice}_")
+        };
+        self.tools.as_ref().map(|tools| CallReader::new(Some(tools), name()))
+    }
+
     fn choice(&self, index: u32, choice: Choice) -> AnswerChoice {
         let Choice { text, logprobs, finish_reason } = choice;
-        let (message, text) = match self.kind {
-            Kind::Chat => (Some(Message { role: Role::Assistant, content: text }), None),
-            Kind::Completion => (None, Some(text)),
+        let (message, text, finish_reason) = match (self.kind, self.calls(index as usize)) {
+            (Kind::Chat, Some(calls)) => {
+                let (message, reason) = calls.whole(&text, finish_reason);
+                (Some(message), None, reason)
+            }
+            (Kind::Chat, None) => (Some(Message::new(Role::Assistant, text)), None, finish_reason),
+            (Kind::Completion, _) => (None, Some(text), finish_reason),
         };
         AnswerChoice { index, message, text, logprobs, finish_reason }
     }
@@ -97,6 +112,40 @@ impl Writer {
                 let text = text.unwrap_or(b"\"\"");
                 self.event(out, choice, text, logprobs, piece.finish_reason);
             }
+        }
+    }
+
+    /// What a miner has said where it may call functions.
+    pub(super) fn piece_with_calls(
+        &self,
+        out: &mut BytesMut,
+        choice: usize,
+        piece: &Piece,
+        calls: &mut CallReader,
+    ) {
+        // It was read as a JSON string before.
+        let text: String = piece
+            .text
+            .as_deref()
+            .and_then(|text| serde_json::from_slice(text).ok())
+            .unwrap_or_default();
+        let mut parts = calls.push(&text);
+        let finish_reason = piece.finish_reason.map(|reason| {
+            let (rest, reason) = calls.finish(reason);
+            parts.extend(rest);
+            reason
+        });
+        // With the first of the events that come of it.
+        let mut logprobs = piece.logprobs.as_deref();
+        for part in parts {
+            let delta = match part {
+                Part::Text(text) => Delta { content: Some(text), ..Delta::default() },
+                Part::Call(call) => Delta { tool_calls: vec![call], ..Delta::default() },
+            };
+            self.event(out, choice, json(&delta).as_bytes(), logprobs.take(), None);
+        }
+        if logprobs.is_some() || finish_reason.is_some() {
+            self.event(out, choice, b"{}", logprobs, finish_reason);
         }
     }
 
@@ -185,11 +234,11 @@ struct AnswerChoice {
 
 /// The log-probabilities of a whole answer as JSON: parsed numbers would be many times as large.
 #[derive(Debug, Default, Serialize)]
-pub(super) struct Logprobs(BTreeMap<String, Part>);
+pub(super) struct Logprobs(BTreeMap<String, LogprobPart>);
 
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
-enum Part {
+enum LogprobPart {
     List(Vec<Box<RawValue>>),
     Other(Box<RawValue>),
 }
@@ -202,12 +251,12 @@ impl Logprobs {
         for (name, value) in more {
             let list: Option<Vec<Box<RawValue>>> = serde_json::from_str(value.get()).ok();
             match (self.0.get_mut(&name), list) {
-                (Some(Part::List(all)), Some(more)) => all.extend(more),
+                (Some(LogprobPart::List(all)), Some(more)) => all.extend(more),
                 (_, Some(list)) => {
-                    self.0.insert(name, Part::List(list));
+                    self.0.insert(name, LogprobPart::List(list));
                 }
                 (_, None) => {
-                    self.0.insert(name, Part::Other(value));
+                    self.0.insert(name, LogprobPart::Other(value));
                 }
             }
         }
@@ -228,6 +277,7 @@ mod tests {
             created: 1,
             logprobs: false,
             include_usage: true,
+            tools: None,
         }
     }
 

@@ -38,6 +38,8 @@ use crate::writer::{Writer, writer};
 enum Conduct {
     /// Says "hello there" and signs for it.
     Answers,
+    /// Calls a function, as its text.
+    Calls,
     /// Says "hello" and then reports an error.
     BreaksOff,
     /// Says "hello" and then nothing more.
@@ -86,7 +88,7 @@ fn act(name: &str, conduct: Conduct, body: &str) -> Response {
             let trouble = json!({"error": {"message": "engine died", "type": "server_error", "param": null, "code": null}});
             [chunk("hello", None), format!("data: {trouble}\n\n")].concat()
         }
-        Conduct::Answers => {
+        Conduct::Answers | Conduct::Calls => {
             let generated = Generated {
                 task: "chat-demo".parse().unwrap(),
                 request_digest: request_digest(body.as_bytes()),
@@ -99,7 +101,11 @@ fn act(name: &str, conduct: Conduct, body: &str) -> Response {
             let receipt = generated.sign(&Keypair::development(name));
             let last =
                 format!("data: {}\n\ndata: [DONE]\n\n", json!({"choices": [], "receipt": receipt}));
-            [chunk("hello", None), chunk(" there", None), chunk("", Some("stop")), last].concat()
+            let said = match conduct {
+                Conduct::Calls => [r#"{"name": "clock", "#, r#""arguments": {}}"#],
+                _ => ["hello", " there"],
+            };
+            [chunk(said[0], None), chunk(said[1], None), chunk("", Some("stop")), last].concat()
         }
     };
     ([("content-type", "text/event-stream")], Body::from(stream)).into_response()
@@ -323,6 +329,50 @@ async fn the_slow_tail_is_asked_a_second_time_and_the_loser_is_called_off() {
 }
 
 #[tokio::test]
+async fn several_answers_come_from_as_many_requests_with_their_own_seeds() {
+    let world = world(&[("Bob", Conduct::Answers)], open()).await;
+    let (status, body) = world.ask(json!({"n": 3}), None).await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    let answer: Value = serde_json::from_str(&body).unwrap();
+    let choices = answer["choices"].as_array().unwrap();
+    let indices: Vec<_> = choices.iter().map(|choice| choice["index"].as_u64().unwrap()).collect();
+    assert_eq!(indices, [0, 1, 2]);
+    assert_eq!(
+        answer["usage"],
+        json!({"prompt_tokens": 5, "completion_tokens": 9, "total_tokens": 14})
+    );
+    assert_eq!(world.tally("Bob").served, 3);
+
+    let extra = json!({"n": 2, "stream": true, "stream_options": {"include_usage": true}});
+    let (_, body) = world.ask(extra, None).await;
+    for choice in ["\"index\":0", "\"index\":1"] {
+        assert_eq!(body.matches(choice).count(), 4, "role, two texts, end: {body}");
+    }
+    assert_eq!(body.matches("[DONE]").count(), 1);
+    assert!(body.contains("\"completion_tokens\":6"), "{body}");
+}
+
+#[tokio::test]
+async fn calls_are_found_in_the_text_streamed_or_not() {
+    let world = world(&[("Bob", Conduct::Calls)], open()).await;
+    let tools = json!([{"type": "function", "function": {"name": "clock"}}]);
+    let extra = |stream: bool| json!({"tools": tools, "tool_choice": "required", "stream": stream});
+    let (status, body) = world.ask(extra(false), None).await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    let answer: Value = serde_json::from_str(&body).unwrap();
+    let choice = &answer["choices"][0];
+    assert_eq!(choice["finish_reason"], "tool_calls");
+    let call = &choice["message"]["tool_calls"][0];
+    assert_eq!(call["function"], json!({"name": "clock", "arguments": "{}"}));
+    assert!(call["id"].as_str().unwrap().starts_with("call_"), "{body}");
+
+    let (_, body) = world.ask(extra(true), None).await;
+    assert!(body.contains(r#""name":"clock""#) && body.contains(r#""arguments":"{}""#), "{body}");
+    assert!(body.contains(r#""finish_reason":"tool_calls""#), "{body}");
+    assert!(!body.contains(r#""content":"{"#), "{body}");
+}
+
+#[tokio::test]
 async fn an_answers_receipt_tells_who_gave_it() {
     let world = world(&[("Bob", Conduct::Answers)], open()).await;
     let (_, body) = world.ask(json!({}), None).await;
@@ -381,7 +431,7 @@ async fn a_users_mistakes_are_named_and_cost_no_miner_anything() {
     let world = world(&[("Bob", Conduct::Answers)], open()).await;
     for (extra, param) in [
         (json!({"temperature": 3}), "temperature"),
-        (json!({"tools": []}), "tools"),
+        (json!({"tool_choice": "required"}), "tool_choice"),
         (json!({"messages": []}), "messages"),
     ] {
         let (status, body) = world.ask(extra, None).await;
