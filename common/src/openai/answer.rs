@@ -68,8 +68,8 @@ pub struct Delta {
     pub role: Option<Role>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
-    /// Only in answers to users: see [`CallReader`](super::CallReader).
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    /// Only in answers to users: see [`CallReader`](super::CallReader). Not read from miners: nobody could check them.
+    #[serde(skip_deserializing, skip_serializing_if = "Vec::is_empty")]
     pub tool_calls: Vec<ToolCallDelta>,
 }
 

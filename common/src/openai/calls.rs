@@ -114,8 +114,11 @@ impl CallReader {
             }
         }
         let reason = match reason {
-            FinishReason::Stop if self.calls > 0 => FinishReason::ToolCalls,
-            reason => reason,
+            FinishReason::Length => reason,
+            FinishReason::Stop | FinishReason::ToolCalls if self.calls > 0 => {
+                FinishReason::ToolCalls
+            }
+            FinishReason::Stop | FinishReason::ToolCalls => FinishReason::Stop,
         };
         (parts, reason)
     }

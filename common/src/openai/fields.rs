@@ -209,7 +209,7 @@ pub(super) fn read(kind: Kind, body: &[u8]) -> Result<Fields<'_>, BadRequest> {
     let mut reader = Reader { kind, at: None };
     let mut json = serde_json::Deserializer::from_slice(body);
     let read = (&mut reader).deserialize(&mut json).and_then(|fields| json.end().map(|()| fields));
-    read.map_err(|error| match reader.at.filter(|_| error.is_data()) {
+    read.map_err(|error| match reader.at.filter(|_| !error.is_eof()) {
         Some(name) => BadRequest::of(name, format!("`{name}` is not valid: {error}")),
         None => {
             BadRequest { message: format!("the body is not a valid request: {error}"), param: None }
@@ -298,7 +298,6 @@ impl<'de> Visitor<'de> for &mut Reader {
                     self.without(map, "service_tier", |Text(tier): Text<'de>| tier == "auto")?;
                 }
                 _ => {
-                    self.at = None;
                     if map.next_value::<Option<IgnoredAny>>()?.is_some() {
                         to.unknown.get_or_insert_with(|| name.into_owned());
                     }
@@ -321,6 +320,7 @@ impl Reader {
             return Err(A::Error::custom("it is given twice"));
         }
         *slot = map.next_value()?;
+        self.at = None;
         Ok(())
     }
 
@@ -335,6 +335,7 @@ impl Reader {
         if value.is_none_or(has_no_effect) {
             return Ok(());
         }
+        self.at = Some(name);
         Err(A::Error::custom("this value cannot be honoured, leave the parameter out"))
     }
 }

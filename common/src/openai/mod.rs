@@ -12,5 +12,5 @@ pub use fields::StreamOptions;
 pub use limits::{Features, Limits};
 pub use request::{
     Asked, BYTES_PER_MESSAGE, BadRequest, Kind, MAX_BIAS, MAX_CHOICES, MAX_MESSAGES,
-    MAX_SCHEMA_BYTES, MAX_TOOLS, model_of, parse, parse_with,
+    MAX_SCHEMA_BYTES, MAX_TOOLS, model_of, parse, parse_with, prompt_bytes,
 };

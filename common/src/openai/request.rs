@@ -211,22 +211,29 @@ fn check_messages(messages: &[Message], features: Features) -> Result<(), BadReq
     Ok(())
 }
 
-fn check_length(prompt: &Prompt, tools: Option<&Tools>, limits: Limits) -> Result<(), BadRequest> {
-    let (param, bytes) = match prompt {
+/// What a prompt counts in [`Limits::max_prompt_bytes`], with the functions that it may show.
+pub fn prompt_bytes(prompt: &Prompt, tools: Option<&Tools>) -> usize {
+    match prompt {
         Prompt::Chat(messages) => {
             let bytes = messages.iter().map(|message| message.bytes() + BYTES_PER_MESSAGE);
-            ("messages", bytes.sum::<usize>() + tools.map_or(0, Tools::bytes))
+            bytes.sum::<usize>() + tools.map_or(0, Tools::bytes)
         }
-        Prompt::Text(text) => ("prompt", text.len()),
-    };
-    if bytes > limits.max_prompt_bytes {
-        let message = format!(
-            "the prompt counts {bytes} bytes, this model takes at most {}",
-            limits.max_prompt_bytes
-        );
-        return Err(BadRequest::of(param, message));
+        Prompt::Text(text) => text.len(),
     }
-    Ok(())
+}
+
+fn check_length(prompt: &Prompt, tools: Option<&Tools>, limits: Limits) -> Result<(), BadRequest> {
+    let bytes = prompt_bytes(prompt, tools);
+    if bytes <= limits.max_prompt_bytes {
+        return Ok(());
+    }
+    let param = match prompt {
+        Prompt::Chat(_) => "messages",
+        Prompt::Text(_) => "prompt",
+    };
+    let most = limits.max_prompt_bytes;
+    let message = format!("the prompt counts {bytes} bytes, this model takes at most {most}");
+    Err(BadRequest::of(param, message))
 }
 
 fn read_sampling(fields: &Fields<'_>) -> Result<Sampling, BadRequest> {

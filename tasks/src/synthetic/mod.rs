@@ -8,7 +8,7 @@ mod form;
 mod grammar;
 
 use common::generation::{Adjustment, Generation, Message, Prompt, Role, Sampling};
-use common::openai::Kind;
+use common::openai::{Kind, prompt_bytes};
 use rand::Rng;
 
 use crate::wire::miner_body;
@@ -38,6 +38,9 @@ pub fn request(task: &Task, rng: &mut impl Rng) -> Synthetic {
         Kind::Completion => Prompt::Text(beginning(words, prompts.words.max as usize, rng)),
     };
     let (format, tools) = form::form(task.kind, task.features, rng);
+    // They count among the prompt's bytes, and the prompt may have used these up.
+    let room = task.limits.max_prompt_bytes as usize;
+    let tools = tools.filter(|tools| prompt_bytes(&prompt, Some(tools)) <= room);
     let generation = Generation {
         prompt,
         sampling: Sampling {

@@ -216,7 +216,8 @@ fn a_body_is_one_object_whose_parameters_come_once() {
         (format!(r#"{{"model": "a", {hi}"#), None),
         ("[]".to_owned(), None),
         (r#"{"model": "a", "messages": 7}"#.to_owned(), Some("messages")),
-        (format!(r#"{{"model": "a", {hi}, "top_p": 1e999}}"#), None),
+        (format!(r#"{{"model": "a", {hi}, "top_p": 1e999}}"#), Some("top_p")),
+        (format!(r#"{{"model": "a", {hi},}}"#), None),
     ] {
         let error = parse(Kind::Chat, body.as_bytes(), LIMITS).unwrap_err();
         assert_eq!(error.param.as_deref(), param, "{body}: {error}");
