@@ -38,6 +38,7 @@ async fn honest_miners_earn_a_cheat_does_not_users_are_answered_and_a_restart_go
         let api = Api { base: format!("http://{}", first.api), client };
         api.answers_a_chat().await;
         api.streams_a_chat().await;
+        api.answers_in_the_form_that_is_asked_for().await;
         api.refuses_by_name().await;
         api.tells_of_itself().await;
 
@@ -195,11 +196,40 @@ impl Api {
         assert!(!answer.contains("receipt"), "{answer}");
     }
 
+    async fn answers_in_the_form_that_is_asked_for(&self) {
+        let color = json!({"type": "object", "properties": {"color": {"enum": ["red", "blue"]}},
+                           "required": ["color"], "additionalProperties": false});
+        let format =
+            json!({"type": "json_schema", "json_schema": {"name": "color", "schema": color}});
+        let several =
+            with(question(), json!({"n": 2, "temperature": 1, "response_format": format}));
+        let answer: Value = serde_json::from_str(&self.ask_until_answered(&several).await).unwrap();
+        let choices = answer["choices"].as_array().unwrap();
+        assert_eq!(choices.len(), 2);
+        for choice in choices {
+            let text = choice["message"]["content"].as_str().unwrap();
+            let chosen: Value = serde_json::from_str(text).unwrap();
+            assert!(chosen["color"] == "red" || chosen["color"] == "blue", "{text}");
+        }
+        let tool = json!({"type": "function", "function": {"name": "paint", "parameters": color}});
+        let forced = with(question(), json!({"tools": [tool], "tool_choice": "required"}));
+        let answer: Value = serde_json::from_str(&self.ask_until_answered(&forced).await).unwrap();
+        let choice = &answer["choices"][0];
+        assert_eq!(choice["finish_reason"], "tool_calls", "{answer}");
+        let call = &choice["message"]["tool_calls"][0]["function"];
+        assert_eq!(call["name"], "paint", "{answer}");
+
+        let id = answer["id"].as_str().unwrap();
+        let receipt = self.client.get(format!("{}/v1/receipts/{id}", self.base)).send().await;
+        let receipt: Value = receipt.unwrap().json().await.unwrap();
+        assert!(receipt["choices"][0]["miner"]["hotkey"].is_string(), "{receipt}");
+    }
+
     async fn refuses_by_name(&self) {
-        let (status, body) = self.ask(&with(question(), json!({"logit_bias": {"1": 5}}))).await;
+        let (status, body) = self.ask(&with(question(), json!({"top_k": 5}))).await;
         let error: Value = serde_json::from_str(&body).unwrap();
-        assert_eq!((status, &error["error"]["param"]), (400, &json!("logit_bias")), "{body}");
-        assert!(error["error"]["message"].as_str().unwrap().contains("logit_bias"), "{body}");
+        assert_eq!((status, &error["error"]["param"]), (400, &json!("top_k")), "{body}");
+        assert!(error["error"]["message"].as_str().unwrap().contains("top_k"), "{body}");
         let (status, body) = self.ask(&with(question(), json!({"model": "no-such-model"}))).await;
         let error: Value = serde_json::from_str(&body).unwrap();
         assert_eq!((status, &error["error"]["code"]), (404, &json!("model_not_found")), "{body}");

@@ -3,6 +3,7 @@
 mod cors;
 mod front;
 mod models;
+mod openapi;
 mod race;
 mod receipts;
 mod relay;
@@ -115,6 +116,7 @@ impl Api {
         Router::new()
             .route(Kind::Chat.path(), post(chat))
             .route(Kind::Completion.path(), post(completion))
+            .route("/openapi.json", get(openapi))
             .route("/v1/models", get(models))
             .route("/v1/models/{id}", get(model))
             .route("/v1/receipts/{id}", get(receipt))
@@ -239,6 +241,10 @@ async fn chat(State(api): State<Arc<Api>>, request: Request) -> Result<Response,
 
 async fn completion(State(api): State<Arc<Api>>, request: Request) -> Result<Response, ApiError> {
     api.answer(Kind::Completion, request).await
+}
+
+async fn openapi(State(api): State<Arc<Api>>) -> Json<serde_json::Value> {
+    Json(api.openapi())
 }
 
 async fn models(State(api): State<Arc<Api>>) -> Json<Models> {

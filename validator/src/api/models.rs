@@ -1,7 +1,7 @@
 //! What is served here: OpenAI's list of models, with what OpenRouter and similar directories of providers ask for.
 
 use common::TaskId;
-use common::openai::Kind;
+use common::openai::{Features, Kind};
 use serde::Serialize;
 use service::http::ApiError;
 use tasks::{ModelSource, Task};
@@ -32,7 +32,7 @@ pub(super) struct Model {
     input_modalities: [&'static str; 1],
     output_modalities: [&'static str; 1],
     supported_sampling_parameters: &'static [&'static str],
-    supported_features: &'static [&'static str],
+    supported_features: Vec<&'static str>,
     /// The path of the API that serves it.
     endpoint: &'static str,
     /// Whether a miner serves it at the moment.
@@ -40,9 +40,17 @@ pub(super) struct Model {
 }
 
 /// Parameters that every task honours.
-const SAMPLING: [&str; 6] =
-    ["temperature", "top_p", "stop", "seed", "max_tokens", "max_completion_tokens"];
-const FEATURES: [&str; 1] = ["logprobs"];
+const SAMPLING: [&str; 9] = [
+    "temperature",
+    "top_p",
+    "stop",
+    "seed",
+    "max_tokens",
+    "max_completion_tokens",
+    "presence_penalty",
+    "frequency_penalty",
+    "logit_bias",
+];
 
 impl Api {
     pub(super) fn models(&self) -> Models {
@@ -79,13 +87,24 @@ impl Api {
             input_modalities: ["text"],
             output_modalities: ["text"],
             supported_sampling_parameters: &SAMPLING,
-            supported_features: match task.kind {
-                Kind::Chat | Kind::Completion => &FEATURES,
-            },
+            supported_features: features(task),
             endpoint: task.kind.path(),
             is_ready: self.router.serves(&task.id),
         }
     }
+}
+
+/// By the names that OpenRouter has for them.
+fn features(task: &Task) -> Vec<&'static str> {
+    let Features { json_schema, forced_tools: _, tools } = task.features;
+    let chat = task.kind == Kind::Chat;
+    let named = [
+        ("logprobs", true),
+        ("json_mode", chat && json_schema),
+        ("structured_outputs", chat && json_schema),
+        ("tools", chat && tools),
+    ];
+    named.into_iter().filter_map(|(name, has)| has.then_some(name)).collect()
 }
 
 /// A model that nobody serves here.

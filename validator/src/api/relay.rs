@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use axum::http::{HeaderName, HeaderValue};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
 use common::generation::FinishReason;
@@ -155,8 +155,14 @@ async fn whole(api: &Api, begun: Begun, shape: &Shape) -> Result<(Choice, Usage)
 }
 
 fn broken_off() -> ApiError {
-    ApiError::unavailable("the miner broke off its answer, please try again", super::RETRY_AFTER)
-        .with_code("upstream_error")
+    ApiError {
+        status: StatusCode::BAD_GATEWAY,
+        ..ApiError::unavailable(
+            "the miner broke off its answer, please try again",
+            super::RETRY_AFTER,
+        )
+    }
+    .with_code("upstream_error")
 }
 
 /// What a reader hands on.

@@ -289,7 +289,7 @@ async fn an_answer_that_breaks_off_ends_with_an_error_event_and_no_second_answer
     assert_eq!(body.matches("hello").count(), 1, "{body}");
     let failed = |name: &str| world.tally(name).failed.broken;
     assert_eq!(failed("Bob") + failed("Charlie"), 1);
-    assert_eq!(world.ask(json!({}), None).await.0, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(world.ask(json!({}), None).await.0, StatusCode::BAD_GATEWAY);
 }
 
 #[tokio::test]
@@ -442,4 +442,21 @@ async fn a_users_mistakes_are_named_and_cost_no_miner_anything() {
     assert_eq!(world.ask(json!({"model": "gpt-9"}), None).await.0, StatusCode::NOT_FOUND);
     assert_eq!(world.ask(json!({"model": "complete-demo"}), None).await.0, StatusCode::BAD_REQUEST);
     assert_eq!(world.tally("Bob").asked(), 0);
+}
+
+#[tokio::test]
+async fn the_description_names_every_model_and_has_no_dangling_reference() {
+    let world = world(&[("Bob", Conduct::Answers)], open()).await;
+    let document = world.api.openapi();
+    let models = &document["paths"][Kind::Chat.path()]["post"]["requestBody"]["content"]["application/json"]
+        ["schema"]["properties"]["model"]["enum"];
+    assert_eq!(models, &json!(["chat-demo"]));
+    let text = document.to_string();
+    let names =
+        text.split("#/components/schemas/").skip(1).map(|rest| rest.split('"').next().unwrap());
+    let names: BTreeSet<_> = names.collect();
+    assert!(names.len() > 8, "{names:?}");
+    for name in names {
+        assert!(document["components"]["schemas"][name].is_object(), "{name}");
+    }
 }
