@@ -353,7 +353,7 @@ async fn a_users_mistakes_are_named_and_cost_no_miner_anything() {
     let world = world(&[("Bob", Conduct::Answers)], open()).await;
     for (extra, param) in [
         (json!({"temperature": 3}), "temperature"),
-        (json!({"tools": []}), "tools"),
+        (json!({"tools": [{"type": "function", "function": {"name": "f"}}]}), "tools"),
         (json!({"messages": []}), "messages"),
     ] {
         let (status, body) = world.ask(extra, None).await;
