@@ -170,6 +170,10 @@ fn as_a_user_writes(task: &Task, request: &Synthetic) -> Value {
     if adjustment.frequency_penalty != 0.0 {
         put("frequency_penalty", json!(adjustment.frequency_penalty));
     }
+    if !adjustment.bias.is_empty() {
+        let bias: BTreeMap<u32, f64> = adjustment.bias.iter().copied().collect();
+        put("logit_bias", json!(bias));
+    }
     if generation.top_logprobs > 0 {
         match task.kind {
             Kind::Chat => {
@@ -244,6 +248,7 @@ fn features(seen: &Seen, request: &Synthetic) -> Features {
         ("schema", f64::from(u8::from(generation.format != Format::Text))),
         ("tools", generation.tools.as_ref().map_or(0.0, |tools| tools.list.len() as f64)),
         ("forced", f64::from(u8::from(generation.tools.as_ref().is_some_and(Tools::are_forced)))),
+        ("biased", generation.adjustment.bias.len() as f64),
         ("presence_penalty", generation.adjustment.presence_penalty),
         ("frequency_penalty", generation.adjustment.frequency_penalty),
         ("body length", seen.body.len() as f64),

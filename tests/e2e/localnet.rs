@@ -37,6 +37,7 @@ async fn honest_miners_earn_a_cheat_does_not_users_are_answered_and_a_restart_go
             reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(40)).build().unwrap();
         let api = Api { base: format!("http://{}", first.api), client };
         api.answers_a_chat().await;
+        api.answers_in_the_form_that_is_asked_for().await;
         api.streams_a_chat().await;
         api.answers_in_the_form_that_is_asked_for().await;
         api.refuses_by_name().await;
@@ -172,6 +173,18 @@ impl Api {
         assert!(answer.get("receipt").is_none(), "receipts are between miner and validator");
     }
 
+    async fn answers_in_the_form_that_is_asked_for(&self) {
+        let schema = json!({"type": "object", "properties": {"animal": {"enum": ["fox", "owl"]}},
+            "required": ["animal"], "additionalProperties": false});
+        let format =
+            json!({"type": "json_schema", "json_schema": {"name": "animal", "schema": schema}});
+        let body = with(question(), json!({"response_format": format, "frequency_penalty": 0.5}));
+        let answer: Value = serde_json::from_str(&self.ask_until_answered(&body).await).unwrap();
+        let text = answer["choices"][0]["message"]["content"].as_str().unwrap();
+        let said: Value = serde_json::from_str(text).unwrap();
+        assert!(said == json!({"animal": "fox"}) || said == json!({"animal": "owl"}), "{said}");
+    }
+
     async fn streams_a_chat(&self) {
         let body =
             with(question(), json!({"stream": true, "stream_options": {"include_usage": true}}));
@@ -226,7 +239,11 @@ impl Api {
     }
 
     async fn refuses_by_name(&self) {
+<<<<<<< HEAD
         let (status, body) = self.ask(&with(question(), json!({"top_k": 5}))).await;
+=======
+        let (status, body) = self.ask(&with(question(), json!({"logit_bias": {"1": 500}}))).await;
+>>>>>>> ebcc91628fdce948e26735bad46228ad1301f112
         let error: Value = serde_json::from_str(&body).unwrap();
         assert_eq!((status, &error["error"]["param"]), (400, &json!("top_k")), "{body}");
         assert!(error["error"]["message"].as_str().unwrap().contains("top_k"), "{body}");

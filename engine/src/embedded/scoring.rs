@@ -121,13 +121,18 @@ impl Rule {
         self.adjuster.apply(&mut adjusted);
         self.adjuster.push(given);
         if let Some(mut grammar) = self.grammar.take() {
-            let mask = grammar.mask()?;
-            mask.apply(&mut adjusted);
-            if !mask.allows(given) {
-                self.outside = Some(position);
-            } else if !self.ends.contains(&given) {
-                grammar.push(given)?;
-                self.grammar = Some(grammar);
+            let inside = grammar.mask().and_then(|mask| {
+                mask.apply(&mut adjusted);
+                match mask.allows(given) {
+                    true if self.ends.contains(&given) => Ok(()),
+                    true => grammar.push(given),
+                    false => Err("the grammar forbids the token".to_owned()),
+                }
+            });
+            // A mask that takes too much work stops honest engines here as well.
+            match inside {
+                Ok(()) => self.grammar = Some(grammar).filter(|_| !self.ends.contains(&given)),
+                Err(_) => self.outside = Some(position),
             }
         }
         let adjusted = Distribution::new(&adjusted).map_err(bad)?;

@@ -1,5 +1,7 @@
 //! Draws numbers as people choose them.
 
+use std::collections::BTreeSet;
+
 use rand::Rng;
 use statrs::distribution::{ContinuousCDF, Gamma, Normal};
 
@@ -100,6 +102,18 @@ pub(super) fn penalty(rng: &mut impl Rng) -> f64 {
     weighted(&USUAL, rng).copied().unwrap_or(0.0)
 }
 
+/// A `logit_bias`: one request in a hundred bans or favours a few tokens. Every vocabulary has ids this small.
+pub(super) fn bias(rng: &mut impl Rng) -> Vec<(u32, f64)> {
+    const USUAL: [(u32, f64); 5] = [(6, -100.0), (1, -10.0), (1, -1.0), (1, 1.0), (1, 5.0)];
+    if !rng.random_bool(0.01) {
+        return Vec::new();
+    }
+    let value = weighted(&USUAL, rng).copied().unwrap_or(-100.0);
+    let count = rng.random_range(1..=4);
+    let tokens: BTreeSet<u32> = (0..count).map(|_| rng.random_range(3..256)).collect();
+    tokens.into_iter().map(|token| (token, value)).collect()
+}
+
 /// A seed: few users give one, and those who do give a small number.
 pub(super) fn seed(rng: &mut impl Rng) -> u64 {
     const FAVOURITES: [(u32, u64); 7] =
@@ -135,6 +149,7 @@ mod tests {
             prop_assert!(top_p > 0.0 && top_p <= 1.0);
             prop_assert!(top_logprobs(&mut rng) <= 20);
             prop_assert!((-2.0..=2.0).contains(&penalty(&mut rng)));
+            prop_assert!(bias(&mut rng).is_sorted_by(|a, b| a.0 < b.0));
         }
     }
 

@@ -54,7 +54,7 @@ pub fn request(task: &Task, rng: &mut impl Rng) -> Synthetic {
         adjustment: Adjustment {
             presence_penalty: draw::penalty(rng),
             frequency_penalty: draw::penalty(rng),
-            bias: Vec::new(),
+            bias: draw::bias(rng),
         },
         format,
         tools,
