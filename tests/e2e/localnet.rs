@@ -39,7 +39,7 @@ async fn honest_miners_earn_a_cheat_does_not_users_are_answered_and_a_restart_go
         api.answers_a_chat().await;
         api.answers_in_the_form_that_is_asked_for().await;
         api.streams_a_chat().await;
-        api.answers_in_the_form_that_is_asked_for().await;
+        api.answers_twice_calls_and_tells_who_it_was().await;
         api.refuses_by_name().await;
         api.tells_of_itself().await;
 
@@ -209,7 +209,7 @@ impl Api {
         assert!(!answer.contains("receipt"), "{answer}");
     }
 
-    async fn answers_in_the_form_that_is_asked_for(&self) {
+    async fn answers_twice_calls_and_tells_who_it_was(&self) {
         let color = json!({"type": "object", "properties": {"color": {"enum": ["red", "blue"]}},
                            "required": ["color"], "additionalProperties": false});
         let format =
@@ -239,11 +239,7 @@ impl Api {
     }
 
     async fn refuses_by_name(&self) {
-<<<<<<< HEAD
         let (status, body) = self.ask(&with(question(), json!({"top_k": 5}))).await;
-=======
-        let (status, body) = self.ask(&with(question(), json!({"logit_bias": {"1": 500}}))).await;
->>>>>>> ebcc91628fdce948e26735bad46228ad1301f112
         let error: Value = serde_json::from_str(&body).unwrap();
         assert_eq!((status, &error["error"]["param"]), (400, &json!("top_k")), "{body}");
         assert!(error["error"]["message"].as_str().unwrap().contains("top_k"), "{body}");

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::openai::{ErrorBody, Kind};
+use common::openai::{BadRequest, ErrorBody, Kind};
 use common::{Hotkey, Keypair, TaskId};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
@@ -193,16 +193,19 @@ impl Asker {
     }
 }
 
-/// What a miner gives as the reason of a refusal, as one short line.
-async fn reason(response: Response<Incoming>, query: &Query) -> String {
+/// What a miner gives as the reason of a refusal, as one short line, with the parameter that it names.
+async fn reason(response: Response<Incoming>, query: &Query) -> BadRequest {
     let read = Limited::new(response.into_body(), MAX_REFUSAL_BYTES).collect();
     let read = tokio::time::timeout(query.timeouts.first_token, read).await;
     let body = read.ok().and_then(Result::ok).map(|body| body.to_bytes());
     let parsed: Option<ErrorBody> = body.and_then(|body| serde_json::from_slice(&body).ok());
-    parsed.map_or_else(
-        || "the request is not acceptable".to_owned(),
-        |body| plain(&body.error.message),
-    )
+    match parsed {
+        Some(ErrorBody { error }) => BadRequest {
+            message: plain(&error.message),
+            param: error.param.map(|param| plain(&param)),
+        },
+        None => BadRequest { message: "the request is not acceptable".to_owned(), param: None },
+    }
 }
 
 /// A stranger's words as one line of bounded length, fit for logs and users.

@@ -23,7 +23,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use bytes::Bytes;
 use common::generation::{Generation, Sampling, choice_seed};
-use common::openai::{self, Asked, Kind};
+use common::openai::{self, Asked, BadRequest, Kind};
 use futures::future::try_join_all;
 use service::http::ApiError;
 use sha2::{Digest, Sha256};
@@ -144,16 +144,21 @@ impl Api {
     }
 
     fn parse(&self, kind: Kind, body: &[u8]) -> Result<(&Task, Asked), ApiError> {
-        let model = openai::model_of(body)?;
-        let task = self.catalogue.task(&model).filter(|task| task.enabled);
-        let task = task.ok_or_else(|| not_served(model.as_str()))?;
-        if task.kind != kind {
-            return Err(ApiError::bad_request(format!(
-                "the model `{model}` is served at {}",
-                task.kind.path()
-            )));
-        }
-        Ok((task, openai::parse(kind, body, task.limits())?))
+        let mut task = None;
+        let asked = openai::parse_with(kind, body, |model| {
+            let served = self.catalogue.task(model).filter(|task| task.enabled);
+            let served = served.ok_or_else(|| not_served(model.as_str()))?;
+            if served.kind != kind {
+                let path = served.kind.path();
+                let message = format!("the model `{model}` is served at {path}");
+                return Err(BadRequest::of("model", message).into());
+            }
+            task = Some(served);
+            Ok::<_, ApiError>(served.limits())
+        })?;
+        // The limits were asked for, or there would be an error.
+        let task = task.ok_or_else(ApiError::internal)?;
+        Ok((task, asked))
     }
 
     async fn answer(self: Arc<Self>, kind: Kind, request: Request) -> Result<Response, ApiError> {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use common::Hotkey;
 use common::generation::{Prompt, Role};
+use common::openai::BadRequest;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
@@ -56,7 +57,7 @@ pub(super) struct Begun {
 enum Tried {
     Begun(Box<(Asking, AnswerStream, Vec<Piece>)>),
     /// The miner calls the request itself wrong, with this reason.
-    Objection(Asking, String),
+    Objection(Asking, BadRequest),
     Over(Asking, Outcome),
 }
 
@@ -79,7 +80,7 @@ struct Attempts {
     /// Cancelled when somebody has answered.
     won: CancellationToken,
     /// Miners that call the request itself wrong. They are right if all that were asked say so.
-    objections: Vec<(Asking, String)>,
+    objections: Vec<(Asking, BadRequest)>,
     deadline: Instant,
 }
 
@@ -136,7 +137,7 @@ impl Race<'_> {
         if attempts.objections.len() < asked {
             self.overrule(attempts.objections);
         } else if let Some((.., why)) = attempts.objections.into_iter().next() {
-            return Err(ApiError::bad_request(why));
+            return Err(why.into());
         }
         Err(self.nobody(asked))
     }
@@ -183,7 +184,7 @@ impl Race<'_> {
     }
 
     /// These miners called a request wrong that is not.
-    fn overrule(&self, objections: Vec<(Asking, String)>) {
+    fn overrule(&self, objections: Vec<(Asking, BadRequest)>) {
         for (asking, _) in objections {
             self.api.settle(asking, Outcome::Failed(Failure::Status(400)));
         }

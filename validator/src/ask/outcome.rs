@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::time::Duration;
 use std::{fmt, io};
 
+use common::openai::BadRequest;
 use common::receipt::Receipt;
 use url::{Host, Url};
 
@@ -205,7 +206,7 @@ impl From<Trouble> for Outcome {
 pub enum NotOpened {
     Refused,
     /// The miner says that the request itself is wrong (400 or 413), and why.
-    Unacceptable(String),
+    Unacceptable(BadRequest),
     Trouble(Trouble),
 }
 
