@@ -15,7 +15,9 @@ pub struct Usd(i64);
 
 /// Why a text is no amount.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no amount of USD: write a decimal number such as 12.50, at most 9000000, with at most 12 decimals")]
+#[error(
+    "`{0}` is no amount of USD: write a decimal number such as 12.50, at most 9000000, with at most 12 decimals"
+)]
 pub struct BadUsd(String);
 
 impl Usd {

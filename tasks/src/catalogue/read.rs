@@ -129,7 +129,8 @@ fn is_volume(amount: f64) -> bool {
 
 /// Amounts are texts: a TOML float would not be exact.
 fn read_price(mut section: Section<'_>) -> Option<Price> {
-    let mut per_million = |key: &'static str| match section.optional_text(key)? {
+    let mut per_million = |key: &'static str| {
+        match section.optional_text(key)? {
         None => Some(0),
         Some(text) => money::per_million(&text)
             .map_err(|_| {
@@ -142,6 +143,7 @@ fn read_price(mut section: Section<'_>) -> Option<Price> {
                 );
             })
             .ok(),
+    }
     };
     let (prompt, completion) = (per_million("prompt"), per_million("completion"));
     section.finish();

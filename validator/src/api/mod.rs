@@ -1,7 +1,9 @@
 //! The subnet, open to the world: an OpenAI-compatible API in front of the miners.
 
+pub(crate) mod admin;
 mod answer;
 mod relay;
+pub(crate) mod usage;
 
 use std::collections::BTreeSet;
 use std::fmt;

@@ -41,8 +41,12 @@ pub fn parse_day(text: &str) -> Result<i64, String> {
     // The inverse of `civil`: years begin in March.
     let shifted = if month <= 2 { year - 1 } else { year };
     let from_march = if month > 2 { month - 3 } else { month + 9 };
-    let days = shifted * 365 + shifted / 4 - shifted / 100 + shifted / 400
-        + (153 * from_march + 2) / 5 + day - 1 - 719_468;
+    let days = shifted * 365 + shifted / 4 - shifted / 100
+        + shifted / 400
+        + (153 * from_march + 2) / 5
+        + day
+        - 1
+        - 719_468;
     if civil(days) == (year, month, day) { Ok(days * DAY_MS) } else { Err(bad()) }
 }
 

@@ -37,9 +37,7 @@ pub enum Denied {
     TooLarge { limit: u32, needs: u64 },
     #[error("this API key may not use the model `{0}`")]
     Model(TaskId),
-    #[error(
-        "this request may cost {needs} USD, and {left} USD are left of this API key's budget"
-    )]
+    #[error("this request may cost {needs} USD, and {left} USD are left of this API key's budget")]
     Budget { needs: Usd, left: Usd },
     #[error("what requests cost cannot be written down at the moment")]
     NoLedger,

@@ -183,8 +183,7 @@ impl Gate {
             .collect();
         for key in self.store.api_keys().await? {
             // Who is new has spent nothing.
-            let live =
-                old.get(&key.hash).map(|state| Arc::clone(&state.live)).unwrap_or_default();
+            let live = old.get(&key.hash).map(|state| Arc::clone(&state.live)).unwrap_or_default();
             keys.insert(key.hash, Arc::new(KeyState::new(key, live)));
         }
         self.keys.store(Arc::new(keys));

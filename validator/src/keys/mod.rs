@@ -2,8 +2,10 @@
 
 pub mod bucket;
 mod calendar;
+pub mod cli;
 
 mod denied;
+pub mod edit;
 mod gate;
 #[cfg(test)]
 mod tests;
@@ -14,7 +16,7 @@ use std::str::FromStr;
 
 use common::TaskId;
 use common::money::Usd;
-use rand::{CryptoRng, RngCore};
+use rand::CryptoRng;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -117,7 +119,7 @@ impl fmt::Debug for Secret {
 
 impl Key {
     /// Draws a new key.
-    pub fn draw(spec: Spec, now_ms: i64, rng: &mut (impl RngCore + CryptoRng)) -> (Self, Secret) {
+    pub fn draw(spec: Spec, now_ms: i64, rng: &mut (impl CryptoRng)) -> (Self, Secret) {
         let (mut id, mut secret) = ([0; 6], [0; 32]);
         rng.fill_bytes(&mut id);
         rng.fill_bytes(&mut secret);

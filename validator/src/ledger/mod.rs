@@ -1,5 +1,6 @@
 //! What each request cost: written to a journal before the answer ends, then taken over into the database, once.
 
+mod csv;
 mod journal;
 mod record;
 
@@ -13,6 +14,7 @@ use tracing::warn;
 
 use crate::store::{Location, Store, StoreError};
 
+pub use csv::csv;
 pub use journal::Journal;
 pub use record::{Entry, Pico, Record};
 
@@ -59,7 +61,9 @@ impl Importer {
         importer.import().await?;
         let cut_off = importer.store.count_cut_off(importer.journal.node()).await?;
         if cut_off > 0 {
-            warn!("{cut_off} requests were cut off by the end of the last run; they are not charged");
+            warn!(
+                "{cut_off} requests were cut off by the end of the last run; they are not charged"
+            );
         }
         Ok(importer)
     }
@@ -79,9 +83,7 @@ impl Importer {
                     .map_err(io::Error::other)??;
                 if !chunk.records.is_empty() {
                     let node = self.journal.node();
-                    self.store
-                        .import_records(node, &name, chunk.position, &chunk.records)
-                        .await?;
+                    self.store.import_records(node, &name, chunk.position, &chunk.records).await?;
                 }
                 count += chunk.records.len();
                 position = chunk.position;

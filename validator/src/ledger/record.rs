@@ -66,7 +66,8 @@ impl Record {
             return Err(std::io::Error::other("the record is too long"));
         }
         let (length, sum) = (u32::try_from(body.len()).unwrap_or(u32::MAX), crc32fast::hash(body));
-        for (place, byte) in bytes.iter_mut().zip([length.to_le_bytes(), sum.to_le_bytes()].concat())
+        for (place, byte) in
+            bytes.iter_mut().zip([length.to_le_bytes(), sum.to_le_bytes()].concat())
         {
             *place = byte;
         }

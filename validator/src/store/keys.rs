@@ -95,11 +95,7 @@ impl Store {
         transaction
             .execute(
                 "UPDATE api_keys SET revoked_ms = $2, spec = $3 WHERE id = $1",
-                values![
-                    id,
-                    key.revoked_ms,
-                    serde_json::to_string(&key.spec).unwrap_or_default()
-                ],
+                values![id, key.revoked_ms, serde_json::to_string(&key.spec).unwrap_or_default()],
             )
             .await
             .map_err(&failed)?;
