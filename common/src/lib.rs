@@ -10,6 +10,7 @@ pub mod generation;
 mod hotkey;
 mod ids;
 mod keypair;
+pub mod money;
 pub mod openai;
 pub mod receipt;
 pub mod session;

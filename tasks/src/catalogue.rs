@@ -7,6 +7,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use common::money::Price;
 use common::openai::{Features, Kind, Limits};
 use common::{MechanismId, TaskId, Volume};
 use serde::Serialize;
@@ -72,6 +73,8 @@ pub struct Task {
     pub max_capacity: Volume,
     /// Tokens a typical synthetic request makes a miner write. Above 0.
     pub tokens_per_request: f64,
+    /// What users with a key pay. Free if the catalogue has no price.
+    pub price: Price,
     pub limits: TaskLimits,
     /// What of the API the model and the miners' engines can do.
     pub features: Features,

@@ -23,6 +23,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span, warn};
 
 use crate::accounts::Accounts;
+use crate::api::admin::admin_routes;
+use crate::api::usage::usage_routes;
 use crate::api::{self, Api, Front, MAX_BODY_BYTES};
 use crate::ask::Asker;
 use crate::checking::Checker;
@@ -30,7 +32,9 @@ use crate::clock;
 use crate::config::Config;
 use crate::cycle::Cycle;
 use crate::judge::{Judge, Judgement};
+use crate::keys::{Gate, GateConfig};
 use crate::lag::Lags;
+use crate::ledger::{Importer, Journal};
 use crate::metrics::Metrics;
 use crate::network::Network;
 use crate::observe::{Observer, Subnet};
@@ -59,6 +63,8 @@ pub struct App {
     judge: Judge,
     checker: Checker,
     writer: Writer,
+    gate: Arc<Gate>,
+    importer: Importer,
     lags: Arc<Lags>,
     weightings: weightings::Keeper,
     weights: WeightSetter,
@@ -238,8 +244,25 @@ impl App {
             ended: last_ended,
             ends: period_ends,
         };
+        let now = clock::unix_ms();
+        let journal = Journal::open(&config.journal, rand::random(), now).with_context(|| {
+            format!("cannot use the folder {} (`api.journal`)", config.journal.display())
+        })?;
+        let journal = Arc::new(journal);
+        let importer = Importer::start(Arc::clone(&journal), store.clone()).await?;
+        let gate_config = GateConfig {
+            anonymous: config.api.open.then(Default::default),
+            keys: config.api.keys.clone(),
+            concurrency: config.api.concurrency,
+        };
+        let gate = Gate::open(gate_config, store.clone(), journal, rand::random(), now).await?;
+        let gate = Arc::new(gate);
+        let mut keys = usage_routes(Arc::clone(&gate), store.clone());
+        if let Some(token) = config.admin_token {
+            keys = keys.merge(admin_routes(token, store.clone()));
+        }
         let api = Arc::new(Api::new(
-            config.api,
+            Arc::clone(&gate),
             config.catalogue,
             router,
             asker,
@@ -248,6 +271,7 @@ impl App {
         ));
         let router = Arc::clone(&api)
             .routes()
+            .merge(keys)
             .merge(status_routes(handle.clone()))
             .merge(operations(Arc::new(registry), health(handle.clone())));
         let routed = !config.cors.is_empty();
@@ -264,6 +288,8 @@ impl App {
             judge,
             checker,
             writer,
+            gate,
+            importer,
             lags,
             weightings,
             weights,
@@ -296,6 +322,8 @@ impl App {
         services.spawn(named("api", api));
         let (chain, feed) = (self.chain, child());
         services.spawn(named("chain", async move { chain.follow(feed).await }));
+        let (gate, watched) = (self.gate, child());
+        services.spawn(named("keys", gate.watch(watched)));
         let (lags, watched) = (self.lags, child());
         services.spawn(named("lags", async move { lags.watch(watched).await }));
         services.spawn(named("cycle", self.cycle.run(child())));
@@ -306,6 +334,7 @@ impl App {
         // The writer goes last: it stores what the others leave behind.
         let last = CancellationToken::new();
         let mut writer = JoinSet::new();
+        writer.spawn(named("ledger", self.importer.run(last.clone())));
         writer.spawn(named("writer", self.writer.run(last.clone())));
 
         let died = tokio::select! {

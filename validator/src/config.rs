@@ -46,6 +46,10 @@ pub struct Config {
     pub listen: SocketAddr,
     pub external_ip: Option<IpAddr>,
     pub api: ApiConfig,
+    /// SHA-256 of the token of the admin API; `None`: there is none.
+    pub admin_token: Option<[u8; 32]>,
+    /// The folder of the ledger's journals.
+    pub journal: PathBuf,
     pub grace: Duration,
     /// Certificate and key, as PEM files.
     pub tls: Option<(PathBuf, PathBuf)>,
@@ -146,6 +150,8 @@ struct ApiFile {
     open: bool,
     concurrency: usize,
     external_ip: String,
+    admin_token: String,
+    journal: String,
     grace_s: f64,
     tls_certificate: PathBuf,
     tls_key: PathBuf,
@@ -188,6 +194,9 @@ impl File {
         let cors = Origins::read(&self.api.cors_origins)
             .map_err(|why| problems.add("api.cors_origins", why));
         let (api, listen, external_ip) = self.api.check(problems);
+        let admin_token = self.api.admin(problems);
+        let journal =
+            Some(Path::new(&self.api.journal)).filter(|path| !path.as_os_str().is_empty());
         let checking = self.checking.check(problems);
         let weights = self.weights.check(problems);
         let probing = self.probing.check(problems);
@@ -247,6 +256,7 @@ impl File {
             wallet,
             catalogue: Arc::new(catalogue?),
             weightings,
+            journal: crate::ledger::folder(store.as_ref()?, journal),
             store: store?,
             period,
             patience,
@@ -259,6 +269,7 @@ impl File {
             listen: listen?,
             external_ip,
             api,
+            admin_token,
             grace,
             tls,
             cors: cors.ok()?,
@@ -338,6 +349,15 @@ impl ScoringFile {
 }
 
 impl ApiFile {
+    fn admin(&self, problems: &mut Problems) -> Option<[u8; 32]> {
+        problems.require(
+            self.admin_token.is_empty() || self.admin_token.len() >= 16,
+            "api.admin_token",
+            "must have at least 16 characters",
+        );
+        (!self.admin_token.is_empty()).then(|| crate::keys::hash(&self.admin_token))
+    }
+
     fn check(&self, problems: &mut Problems) -> (ApiConfig, Option<SocketAddr>, Option<IpAddr>) {
         let listen = self
             .listen

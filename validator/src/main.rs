@@ -13,6 +13,7 @@ use clap::{Args, Parser, Subcommand};
 use common::{Hotkey, MechanismId, TaskId};
 use service::{flags, run, telemetry};
 use validator::explain::{self, Question};
+use validator::keys::cli::{self, KeysCommand, UsageCommand};
 use validator::scoring::Preset;
 use validator::status::{Shown, Status};
 use validator::tune::{self, Changes};
@@ -116,6 +117,23 @@ enum Command {
         /// Print JSON.
         #[arg(long)]
         json: bool,
+    },
+    /// Make, list, limit and revoke API keys. A running validator notices within two seconds. docs/api.md explains them.
+    Keys {
+        #[command(flatten)]
+        settings: Settings,
+        #[command(subcommand)]
+        command: KeysCommand,
+        /// Print JSON.
+        #[arg(long, global = true)]
+        json: bool,
+    },
+    /// Print what users' requests cost.
+    Usage {
+        #[command(flatten)]
+        settings: Settings,
+        #[command(subcommand)]
+        command: UsageCommand,
     },
     /// Print the btcli commands that register this validator's hotkey on its subnet and add stake to it.
     ///
@@ -272,6 +290,16 @@ fn main() -> ExitCode {
                     let json = json.then(|| serde_json::to_string_pretty(&list)).transpose()?;
                     show(&json.unwrap_or_else(|| submitted::text(&list)));
                 }
+                Ok(())
+            }
+            Command::Keys { settings, command, json } => {
+                telemetry::init_with(settings.common.log_format, "warn")?;
+                show(&cli::keys(&settings.load()?.0.store, command, json).await?);
+                Ok(())
+            }
+            Command::Usage { settings, command } => {
+                telemetry::init_with(settings.common.log_format, "warn")?;
+                show(&cli::usage(&settings.load()?.0.store, command).await?);
                 Ok(())
             }
             Command::HowToRegister(settings) => {

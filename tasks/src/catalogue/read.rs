@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::RangeInclusive;
 
+use common::money::{self, Price};
 use common::openai::{BYTES_PER_MESSAGE, Features, Kind};
 use common::receipt::MAX_TOKENS;
 use common::{MechanismId, TaskId, Volume};
@@ -77,6 +78,7 @@ fn read_task(mut section: Section<'_>, seen: impl FnOnce(&Section<'_>, &TaskId))
             format!("must be at most max_capacity ({capacity}), is {tokens}"),
         );
     }
+    let price = section.optional_section("price").and_then(read_price);
     let engine = section.section("engine").and_then(read_engine);
     let limits = section.section("limits").and_then(read_limits);
     if let (Some(engine), Some(limits)) = (&engine, &limits)
@@ -113,6 +115,7 @@ fn read_task(mut section: Section<'_>, seen: impl FnOnce(&Section<'_>, &TaskId))
         weight: weight?,
         max_capacity: Volume::try_from(max_capacity?).ok()?,
         tokens_per_request: tokens_per_request?,
+        price: price?,
         limits: limits?,
         features: features?,
         timeouts: timeouts?,
@@ -124,6 +127,29 @@ fn read_task(mut section: Section<'_>, seen: impl FnOnce(&Section<'_>, &TaskId))
 
 fn is_volume(amount: f64) -> bool {
     amount > 0.0 && amount <= 1e15
+}
+
+/// Amounts are texts: a TOML float would not be exact.
+fn read_price(mut section: Section<'_>) -> Option<Price> {
+    let mut per_million = |key: &'static str| {
+        match section.optional_text(key)? {
+        None => Some(0),
+        Some(text) => money::per_million(&text)
+            .map_err(|_| {
+                section.problem(
+                    key,
+                    format!(
+                        "must be USD per million tokens as a text, such as \"0.15\": 0 to 4000, with at most 6 \
+                         decimals; is `{text}`"
+                    ),
+                );
+            })
+            .ok(),
+    }
+    };
+    let (prompt, completion) = (per_million("prompt"), per_million("completion"));
+    section.finish();
+    Some(Price { prompt: prompt?, completion: completion? })
 }
 
 fn read_limits(mut section: Section<'_>) -> Option<TaskLimits> {

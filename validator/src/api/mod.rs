@@ -1,5 +1,6 @@
 //! The subnet, open to the world: an OpenAI-compatible API in front of the miners.
 
+pub(crate) mod admin;
 mod cors;
 mod front;
 mod models;
@@ -8,6 +9,8 @@ mod race;
 mod receipts;
 mod relay;
 mod shape;
+mod tab;
+pub(crate) mod usage;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -17,7 +20,6 @@ use std::time::Duration;
 use axum::body::to_bytes;
 use axum::extract::{Path, Request, State};
 use axum::http::HeaderMap;
-use axum::http::header::AUTHORIZATION;
 use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -28,12 +30,12 @@ use futures::future::try_join_all;
 use service::http::ApiError;
 use sha2::{Digest, Sha256};
 use tasks::{Catalogue, Task, wire};
-use tokio::sync::Semaphore;
 use tracing::warn;
 
 use crate::accounts::Accounts;
 use crate::ask::{Asker, Ours, Outcome};
 use crate::clock::{unix_ms, uptime};
+use crate::keys::{Gate, Used, bearer};
 use crate::routing;
 use crate::store::Store;
 pub use cors::Origins;
@@ -44,6 +46,7 @@ use race::{Asking, Begun, Race, prefix_of};
 use receipts::{AnswerId, AnswerReceipt, Receipts};
 use relay::Relay;
 use shape::Shape;
+use tab::{Tab, prompt_size};
 
 /// The largest request that is read.
 pub const MAX_BODY_BYTES: usize = 4 << 20;
@@ -83,14 +86,13 @@ impl fmt::Debug for ApiConfig {
 /// Answers users.
 #[derive(Debug)]
 pub struct Api {
-    config: ApiConfig,
+    gate: Arc<Gate>,
     catalogue: Arc<Catalogue>,
     router: Arc<routing::Router>,
     asker: Asker,
     accounts: Arc<Accounts>,
     store: Store,
     receipts: Receipts,
-    slots: Arc<Semaphore>,
     /// Unix seconds; what `/v1/models` calls `created`.
     started: i64,
 }
@@ -98,17 +100,16 @@ pub struct Api {
 impl Api {
     /// An API over these parts.
     pub fn new(
-        config: ApiConfig,
+        gate: Arc<Gate>,
         catalogue: Arc<Catalogue>,
         router: Arc<routing::Router>,
         asker: Asker,
         accounts: Arc<Accounts>,
         store: Store,
     ) -> Self {
-        let slots = Arc::new(Semaphore::new(config.concurrency));
         let started = crate::clock::unix_ms() / 1000;
         let receipts = Receipts::default();
-        Self { config, catalogue, router, asker, accounts, store, receipts, slots, started }
+        Self { gate, catalogue, router, asker, accounts, store, receipts, started }
     }
 
     /// The routes.
@@ -123,23 +124,11 @@ impl Api {
             .with_state(self)
     }
 
-    /// The key's holder may go on, or everybody may.
-    fn authenticate(&self, headers: &HeaderMap) -> Result<(), ApiError> {
-        if self.config.open {
-            return Ok(());
-        }
-        let key = headers
-            .get(AUTHORIZATION)
-            .and_then(|value| value.to_str().ok())
-            .and_then(|value| value.strip_prefix("Bearer "))
-            .ok_or_else(|| {
-                ApiError::unauthenticated("send your API key as `Authorization: Bearer KEY`")
-            })?;
-        // Looked up by its hash, so the time it takes says nothing about the keys that exist.
-        if self.config.keys.contains(&ApiConfig::hash(key.trim())) {
-            Ok(())
-        } else {
-            Err(ApiError::unauthenticated("this API key is not known").with_code("invalid_api_key"))
+    /// Who may ask for something that costs nothing.
+    fn may_look(&self, headers: &HeaderMap) -> Result<(), ApiError> {
+        match bearer(headers) {
+            None if self.gate.is_open() => Ok(()),
+            key => Ok(self.gate.owner(key, unix_ms()).map(|_| ())?),
         }
     }
 
@@ -163,10 +152,7 @@ impl Api {
 
     async fn answer(self: Arc<Self>, kind: Kind, request: Request) -> Result<Response, ApiError> {
         // Before the body is read: strangers, and more callers than there is room for, must not fill the memory.
-        self.authenticate(request.headers())?;
-        let slot = Arc::clone(&self.slots)
-            .try_acquire_owned()
-            .map_err(|_| ApiError::too_many("too many requests at once", RETRY_AFTER))?;
+        let admission = self.gate.identify(bearer(request.headers()), unix_ms())?;
         let body =
             tokio::time::timeout(BODY_DEADLINE, to_bytes(request.into_body(), MAX_BODY_BYTES))
                 .await
@@ -177,6 +163,10 @@ impl Api {
             // By nothing that a miner or a user could know.
             asked.generation.sampling.seed = wire::draw_seed(&mut rand::rng());
         }
+        let (bytes, most_tokens) = prompt_size(&asked.generation);
+        let max_tokens = asked.generation.max_tokens;
+        let reservation = admission.reserve(task, most_tokens, max_tokens, asked.n, unix_ms())?;
+        let limits = reservation.headers(unix_ms());
         let id = AnswerId::new(kind, rand::random());
         let choices = self.begin(id, task, &asked).await?;
         let shape = Shape {
@@ -188,8 +178,12 @@ impl Api {
             include_usage: asked.include_usage,
             tools: asked.generation.tools.take(),
         };
-        let relay = Relay { api: Arc::clone(&self), shape, choices, slot };
-        if asked.stream { Ok(relay.stream()) } else { relay.whole().await }
+        let used = used(&choices, asked.stream);
+        let tab = Tab::new(reservation, bytes, used);
+        let relay = Relay { api: Arc::clone(&self), shape, choices, tab };
+        let mut response = if asked.stream { relay.stream() } else { relay.whole().await? };
+        limits.write(response.headers_mut());
+        Ok(response)
     }
 
     /// Waits until every choice that was asked for has begun.
@@ -240,6 +234,19 @@ impl Api {
     }
 }
 
+/// Who answers, for the ledger.
+fn used(choices: &[Begun], streamed: bool) -> Used {
+    let first = choices.first().map(|begun| begun.asking.in_hand.route());
+    let attempts: usize = choices.iter().map(|begun| begun.attempts).sum();
+    Used {
+        uid: first.map(|route| route.uid().0),
+        hotkey: first.map(|route| route.address().to_owned()),
+        attempts: u32::try_from(attempts).unwrap_or(u32::MAX),
+        streamed,
+        ..Used::default()
+    }
+}
+
 async fn chat(State(api): State<Arc<Api>>, request: Request) -> Result<Response, ApiError> {
     api.answer(Kind::Chat, request).await
 }
@@ -268,7 +275,7 @@ async fn receipt(
     headers: HeaderMap,
     Path(id): Path<String>,
 ) -> Result<Json<AnswerReceipt>, ApiError> {
-    api.authenticate(&headers)?;
+    api.may_look(&headers)?;
     let known = match id.parse() {
         Ok(id) => api.receipts.of(id, &api.store).await.map_err(|error| {
             warn!("a receipt cannot be read: {:#}", anyhow::Error::from(error));

@@ -14,7 +14,7 @@ use common::openai::{CallReader, Usage};
 use futures::future::try_join_all;
 use futures::stream;
 use service::http::ApiError;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
@@ -22,6 +22,7 @@ use tracing::warn;
 use super::Api;
 use super::race::{Asking, Begun};
 use super::shape::{Choice, Logprobs, Shape, Writer};
+use super::tab::Tab;
 use crate::ask::{AnswerStream, Outcome, Piece, Trouble};
 
 /// Proxies close connections that are silent for longer.
@@ -45,7 +46,7 @@ pub(super) struct Relay {
     pub(super) api: Arc<Api>,
     pub(super) shape: Shape,
     pub(super) choices: Vec<Begun>,
-    pub(super) slot: OwnedSemaphorePermit,
+    pub(super) tab: Tab,
 }
 
 impl Relay {
@@ -64,7 +65,7 @@ impl Relay {
     /// The answer as server-sent events.
     pub(super) fn stream(self) -> Response {
         let miners = self.miners();
-        let Self { api, shape, choices, slot } = self;
+        let Self { api, shape, choices, tab } = self;
         let count = choices.len();
         let (sender, parts) = mpsc::channel(LAG);
         let readers = choices.into_iter().enumerate().map(|(choice, begun)| {
@@ -76,7 +77,7 @@ impl Relay {
             calls: (0..count).map(|choice| shape.calls(choice)).collect(),
             parts,
             _readers: readers.collect(),
-            _slot: slot,
+            tab,
             open: count,
             usage: Some(Usage::new(0, 0)),
             stage: Stage::Opening(count),
@@ -97,13 +98,14 @@ impl Relay {
     /// If a miner breaks off.
     pub(super) async fn whole(self) -> Result<Response, ApiError> {
         let miners = self.miners();
-        let Self { api, shape, choices, slot } = self;
+        let Self { api, shape, choices, mut tab } = self;
         let reads = choices.into_iter().map(|begun| whole(&api, begun, &shape));
         let read = try_join_all(reads).await?;
-        drop(slot);
         let usage = read.iter().map(|(_, usage)| *usage).reduce(added);
+        let usage = usage.unwrap_or(Usage::new(0, 0));
+        tab.settle(Some(usage))?;
         let choices = read.into_iter().map(|(choice, _)| choice).collect();
-        let body = shape.whole(choices, usage.unwrap_or(Usage::new(0, 0)));
+        let body = shape.whole(choices, usage);
         let json = [(CONTENT_TYPE, HeaderValue::from_static("application/json"))];
         Ok((miners, json, body).into_response())
     }
@@ -248,7 +250,7 @@ struct Sending {
     calls: Vec<Option<CallReader>>,
     parts: mpsc::Receiver<Part>,
     _readers: Vec<AbortOnDropHandle<()>>,
-    _slot: OwnedSemaphorePermit,
+    tab: Tab,
     /// Choices that have not ended.
     open: usize,
     usage: Option<Usage>,
@@ -292,19 +294,18 @@ impl Sending {
 
     fn take(&mut self, out: &mut BytesMut, part: Part) {
         match part {
-            Part::Piece(choice, piece) => match self.calls.get_mut(choice) {
-                Some(Some(calls)) => self.writer.piece_with_calls(out, choice, &piece, calls),
-                Some(None) | None => self.writer.piece(out, choice, &piece),
-            },
+            Part::Piece(choice, piece) => {
+                self.tab.deliver(1);
+                match self.calls.get_mut(choice) {
+                    Some(Some(calls)) => self.writer.piece_with_calls(out, choice, &piece, calls),
+                    Some(None) | None => self.writer.piece(out, choice, &piece),
+                }
+            }
             Part::End(usage) => {
                 self.open -= 1;
                 self.usage = self.usage.zip(usage).map(|(all, one)| added(all, one));
                 if self.open == 0 {
-                    if let Some(usage) = self.usage {
-                        self.writer.usage(out, usage);
-                    }
-                    self.writer.done(out);
-                    self.stage = Stage::Closed;
+                    self.close(out);
                 }
             }
             Part::Broken => {
@@ -312,5 +313,18 @@ impl Sending {
                 self.stage = Stage::Closed;
             }
         }
+    }
+
+    /// Charges the request, then ends the stream.
+    fn close(&mut self, out: &mut BytesMut) {
+        self.stage = Stage::Closed;
+        if let Err(denied) = self.tab.settle(self.usage) {
+            self.writer.error(out, &ApiError::from(denied).body());
+            return;
+        }
+        if let Some(usage) = self.usage {
+            self.writer.usage(out, usage);
+        }
+        self.writer.done(out);
     }
 }

@@ -8,9 +8,11 @@ use axum::Router as HttpRouter;
 use axum::body::Body;
 use axum::body::Bytes;
 use axum::http::StatusCode;
+use axum::http::header::AUTHORIZATION;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use common::generation::FinishReason;
+use common::money::Usd;
 use common::receipt::{Generated, Timings, request_digest};
 use common::{Keypair, Uid, Volume};
 use futures::StreamExt;
@@ -24,6 +26,9 @@ use url::Url;
 
 use super::*;
 use crate::accounts::Origin;
+use crate::keys::edit::create;
+use crate::keys::{GateConfig, Spec};
+use crate::ledger::Journal;
 use crate::metrics::Metrics;
 use crate::network::Contender;
 use crate::routing::Candidate;
@@ -146,7 +151,14 @@ async fn world(miners: &[(&'static str, Conduct)], config: ApiConfig) -> World {
     let router = Arc::new(routing::Router::default());
     router.replace(candidates);
     let asker = Asker::new(Keypair::development("Alice"));
-    let api = Api::new(config, catalogue, router, asker, Arc::new(accounts), store);
+    let journal = Arc::new(Journal::open(&folder.path().join("ledger"), 1, 0).unwrap());
+    let config = GateConfig {
+        anonymous: config.open.then(Default::default),
+        keys: config.keys,
+        concurrency: config.concurrency,
+    };
+    let gate = Gate::open(config, store.clone(), journal, 1, unix_ms()).await.unwrap();
+    let api = Api::new(Arc::new(gate), catalogue, router, asker, Arc::new(accounts), store);
     World { api: Arc::new(api), tallies, _writer: Mutex::new(writer), _folder: folder }
 }
 
@@ -417,10 +429,79 @@ async fn only_known_keys_may_call() {
     assert_eq!(world.ask(json!({}), Some(KEY)).await.0, StatusCode::OK);
 }
 
+/// What is left of the budget of a key that may spend one USD.
+fn left(world: &World, key: &str) -> Usd {
+    world.api.gate.owner(Some(key), unix_ms()).unwrap().remaining.unwrap()
+}
+
+async fn key_with_a_dollar(world: &World) -> String {
+    let budget = Some("1".parse().unwrap());
+    let spec = Spec { name: "shop".to_owned(), budget, ..Spec::default() };
+    let made = create(&world.api.store, spec).await.unwrap();
+    world.api.gate.reload().await.unwrap();
+    made.secret
+}
+
+#[tokio::test]
+async fn an_answer_is_charged_by_its_tokens_before_its_end_is_out() {
+    let world = world(&[("Bob", Conduct::Answers)], open()).await;
+    let key = key_with_a_dollar(&world).await;
+    for extra in [json!({}), json!({"stream": true}), json!({"n": 2})] {
+        let before = left(&world, &key);
+        let completion = if extra["n"] == 2 { 6 } else { 3 };
+        assert_eq!(world.ask(extra, Some(&key)).await.0, StatusCode::OK);
+        let price = world.api.catalogue.task(&"chat-demo".parse().unwrap()).unwrap().price;
+        assert!(!price.is_free());
+        assert_eq!(before.minus(left(&world, &key)), price.of(5, completion));
+    }
+}
+
+#[tokio::test]
+async fn what_never_began_is_free_and_what_broke_off_is_charged_as_far_as_it_came() {
+    let miners = [("Bob", Conduct::Status(500)), ("Charlie", Conduct::Status(500))];
+    let nobody = world(&miners, open()).await;
+    let key = key_with_a_dollar(&nobody).await;
+    assert_eq!(nobody.ask(json!({}), Some(&key)).await.0, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(left(&nobody, &key).to_string(), "1.00");
+
+    let broken = world(&[("Bob", Conduct::BreaksOff)], open()).await;
+    let key = key_with_a_dollar(&broken).await;
+    assert_eq!(broken.ask(json!({}), Some(&key)).await.0, StatusCode::BAD_GATEWAY);
+    assert_eq!(left(&broken, &key).to_string(), "1.00", "nothing of it was delivered");
+    broken.ask(json!({"stream": true}), Some(&key)).await;
+    let one: Usd = "1".parse().unwrap();
+    let charged = one.minus(left(&broken, &key));
+    let price = broken.api.catalogue.task(&"chat-demo".parse().unwrap()).unwrap().price;
+    // The prompt by its bytes, "hi" and 16 more, and the one piece that came.
+    assert_eq!(charged, price.of(5, 1));
+}
+
+#[tokio::test]
+async fn limits_are_told_with_each_answer() {
+    let world = world(&[("Bob", Conduct::Answers)], open()).await;
+    let spec = Spec { name: "shop".to_owned(), requests_per_minute: Some(2), ..Spec::default() };
+    let made = create(&world.api.store, spec).await.unwrap();
+    world.api.gate.reload().await.unwrap();
+    let ask = async || {
+        let body = json!({"model": "chat-demo", "messages": [{"role": "user", "content": "hi"}]});
+        let bearer = format!("Bearer {}", made.secret);
+        let request = Request::builder().method("POST").header(AUTHORIZATION, bearer);
+        let request = request.body(Body::from(body.to_string())).unwrap();
+        Arc::clone(&world.api).answer(Kind::Chat, request).await
+    };
+    let response = ask().await.unwrap();
+    assert_eq!(response.headers()["x-ratelimit-limit-requests"], "2");
+    assert_eq!(response.headers()["x-ratelimit-remaining-requests"], "1");
+    assert!(ask().await.is_ok());
+    let error = ask().await.unwrap_err();
+    assert_eq!(error.status, StatusCode::TOO_MANY_REQUESTS);
+    assert!(error.retry_after.is_some());
+}
+
 #[tokio::test]
 async fn callers_beyond_the_limit_are_turned_away_at_once() {
     let world = world(&[("Bob", Conduct::Answers)], ApiConfig { concurrency: 1, ..open() }).await;
-    let taken = Arc::clone(&world.api.slots).try_acquire_owned().unwrap();
+    let taken = world.api.gate.identify(None, unix_ms()).unwrap();
     assert_eq!(world.ask(json!({}), None).await.0, StatusCode::TOO_MANY_REQUESTS);
     drop(taken);
     assert_eq!(world.ask(json!({}), None).await.0, StatusCode::OK);

@@ -18,7 +18,7 @@ use crate::store::{Location, Scoring, Store, StoreError};
 use crate::tally::ContenderId;
 use build::{Found, build};
 
-pub(crate) use date::utc;
+pub(crate) use date::{civil, utc};
 pub use model::{
     AnswerRow, Contribution, Explanation, Failed, FieldMiner, OnChain, PeriodRow, ScoringFacts,
     TaskExplanation, TaskField,

@@ -57,6 +57,8 @@ pub struct Candidate {
 pub struct Route {
     pub id: ContenderId,
     pub contender: Contender,
+    /// The hotkey as text, made once.
+    address: String,
     score: f64,
     quality: Option<f64>,
     live: Arc<Live>,
@@ -95,6 +97,11 @@ pub struct InHand {
 impl Route {
     pub fn uid(&self) -> Uid {
         self.contender.uid
+    }
+
+    /// The miner's hotkey as text.
+    pub fn address(&self) -> &str {
+        &self.address
     }
 
     /// A request is about to be sent. `now` counts from any moment that all calls have in common.
@@ -192,7 +199,9 @@ impl Routes {
         let ring = Ring::new(candidates.iter().map(|candidate| &candidate.id.hotkey));
         let route = |Candidate { id, contender, score, quality }: Candidate| {
             let live = known.get(&id.hotkey).map_or_else(Arc::default, |live| Arc::clone(live));
-            Arc::new(Route { id, contender, score, quality, live, of_all: Arc::clone(&shared) })
+            let address = id.hotkey.to_string();
+            let of_all = Arc::clone(&shared);
+            Arc::new(Route { id, contender, address, score, quality, live, of_all })
         };
         let routes = candidates.into_iter().map(route).collect();
         Self { routes, alias: Alias::new(&weights), ring, shared }

@@ -6,6 +6,8 @@ mod checks;
 mod database;
 mod declared;
 mod error;
+mod keys;
+mod ledger;
 mod location;
 mod periods;
 mod prune;
@@ -29,6 +31,7 @@ use database::{Database, Record};
 
 pub use checks::{ANSWERS_PER_CONTENDER, CheckStanding, CheckedAnswer, PendingCheck};
 pub use error::StoreError;
+pub use ledger::Usage;
 pub use location::{Location, LocationError};
 pub use periods::PeriodId;
 pub use prune::Retain;

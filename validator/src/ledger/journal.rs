@@ -1,0 +1,214 @@
+//! Append-only files that a request's cost is written to before its answer ends.
+//!
+//! What was written survives the end of the process at any moment: it is in the system's page cache. Nothing is synced, so
+//! a power cut can lose the last seconds; they are not charged then.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use tracing::{error, info, warn};
+
+use super::record::{Record, decode};
+
+/// A file that is longer is followed by another.
+const ROTATE_AT: u64 = 8 << 20;
+/// Read at once.
+const CHUNK: u64 = 1 << 20;
+const SUFFIX: &str = ".journal";
+
+/// The journals of one process, in a folder of their own.
+#[derive(Debug)]
+pub struct Journal {
+    folder: PathBuf,
+    /// The folder's name among those of all processes on one database.
+    node: String,
+    inner: Mutex<Inner>,
+    failing: AtomicBool,
+    /// Locked while the process lives.
+    _lock: File,
+}
+
+#[derive(Debug)]
+struct Inner {
+    /// `None`: to be made by the next record.
+    open: Option<Open>,
+    /// The next file's number.
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Open {
+    file: File,
+    name: String,
+    length: u64,
+}
+
+/// What lies in a file behind a position.
+#[derive(Debug)]
+pub struct Chunk {
+    pub records: Vec<Record>,
+    /// Behind the last of them.
+    pub position: u64,
+    /// Nothing will be appended, and these are its last whole records.
+    pub finished: bool,
+}
+
+impl Journal {
+    /// Takes a folder, and makes it if there is none. `fresh` names a new one; it is random.
+    ///
+    /// # Errors
+    /// If it cannot be written, or another process has it.
+    pub fn open(folder: &Path, fresh: u64, now_ms: i64) -> io::Result<Self> {
+        fs::create_dir_all(folder)?;
+        let mut lock = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(folder.join("lock"))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(io::Error::other("another process writes its journals there"));
+            }
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+        let mut node = String::new();
+        lock.read_to_string(&mut node)?;
+        if node.len() != 16 || !node.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            node = format!("{fresh:016x}");
+            lock.set_len(0)?;
+            lock.seek(SeekFrom::Start(0))?;
+            lock.write_all(node.as_bytes())?;
+        }
+        let newest = names(folder)?.last().and_then(|name| number(name)).unwrap_or(0);
+        // Never a number that a file had whose import may still be noted.
+        let next = newest.max(u64::try_from(now_ms).unwrap_or(0)) + 1;
+        Ok(Self {
+            folder: folder.to_owned(),
+            node,
+            inner: Mutex::new(Inner { open: None, next }),
+            failing: AtomicBool::new(false),
+            _lock: lock,
+        })
+    }
+
+    /// Which folder this is.
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
+    /// Writes a record, all or nothing: once this has returned, it survives the end of the process.
+    ///
+    /// # Errors
+    /// If the disk is full or fails; said in the log when it begins and when it is over.
+    pub fn append(&self, record: &Record) -> io::Result<()> {
+        let written = record.encode().and_then(|bytes| self.write(&bytes));
+        let failing = written.is_err();
+        if self.failing.load(Ordering::Relaxed) != failing
+            && self.failing.swap(failing, Ordering::Relaxed) != failing
+        {
+            let folder = self.folder.display();
+            match &written {
+                Err(error) => error!(
+                    "the journal in {folder} cannot be written, so requests that cost something are refused: {error}"
+                ),
+                Ok(()) => info!("the journal in {folder} can be written again"),
+            }
+        }
+        written
+    }
+
+    fn write(&self, bytes: &[u8]) -> io::Result<()> {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        if inner.open.as_ref().is_some_and(|open| open.length >= ROTATE_AT) {
+            inner.open = None;
+        }
+        let open = match &mut inner.open {
+            Some(open) => open,
+            None => {
+                let name = format!("{}-{:020}{SUFFIX}", self.node, inner.next);
+                let path = self.folder.join(&name);
+                let file = OpenOptions::new().append(true).create_new(true).open(path)?;
+                inner.next += 1;
+                inner.open.insert(Open { file, name, length: 0 })
+            }
+        };
+        // One call: what a kill leaves is the whole record or a part at the very end.
+        let written = match open.file.write(bytes) {
+            Ok(written) if written == bytes.len() => Ok(()),
+            Ok(_) => Err(io::Error::from(io::ErrorKind::StorageFull)),
+            Err(error) => Err(error),
+        };
+        match written {
+            Ok(()) => open.length += bytes.len() as u64,
+            // A part of a record may only be at a file's end.
+            Err(_) if open.file.set_len(open.length).is_err() => inner.open = None,
+            Err(_) => {}
+        }
+        written
+    }
+
+    /// The files, oldest first.
+    ///
+    /// # Errors
+    /// If the folder cannot be read.
+    pub fn files(&self) -> io::Result<Vec<String>> {
+        names(&self.folder)
+    }
+
+    /// The next records of a file.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn read(&self, name: &str, position: u64) -> io::Result<Chunk> {
+        // Asked before it is read: what is appended meanwhile is only looked at the next time.
+        let growing = {
+            let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+            inner.open.as_ref().is_some_and(|open| open.name == name)
+        };
+        let mut file = File::open(self.folder.join(name))?;
+        file.seek(SeekFrom::Start(position))?;
+        let mut bytes = Vec::new();
+        file.take(CHUNK).read_to_end(&mut bytes)?;
+        let (records, read) = decode(&bytes);
+        let finished = !growing && ((bytes.len() as u64) < CHUNK || read == 0);
+        Ok(Chunk { records, position: position + read as u64, finished })
+    }
+
+    /// Deletes a file whose records are all in the database. What is behind them is a torn record; it is kept aside if it is
+    /// not just the last one.
+    ///
+    /// # Errors
+    /// If it cannot be deleted.
+    pub fn delete(&self, name: &str, position: u64) -> io::Result<()> {
+        let path = self.folder.join(name);
+        let behind = fs::metadata(&path)?.len().saturating_sub(position);
+        if behind == 0 {
+            return fs::remove_file(path);
+        }
+        let aside = self.folder.join(format!("{name}.torn"));
+        warn!("{behind} bytes of a torn record at the end of a journal are in {}", aside.display());
+        fs::rename(path, aside)
+    }
+}
+
+fn number(name: &str) -> Option<u64> {
+    name.strip_suffix(SUFFIX)?.rsplit_once('-')?.1.parse().ok()
+}
+
+fn names(folder: &Path) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        if let Ok(name) = entry?.file_name().into_string()
+            && number(&name).is_some()
+        {
+            names.push(name);
+        }
+    }
+    names.sort_unstable_by_key(|name| number(name));
+    Ok(names)
+}
