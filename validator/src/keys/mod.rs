@@ -119,7 +119,7 @@ impl fmt::Debug for Secret {
 
 impl Key {
     /// Draws a new key.
-    pub fn draw(spec: Spec, now_ms: i64, rng: &mut (impl CryptoRng)) -> (Self, Secret) {
+    pub fn draw(spec: Spec, now_ms: i64, rng: &mut impl CryptoRng) -> (Self, Secret) {
         let (mut id, mut secret) = ([0; 6], [0; 32]);
         rng.fill_bytes(&mut id);
         rng.fill_bytes(&mut secret);
