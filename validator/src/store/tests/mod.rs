@@ -5,6 +5,7 @@ mod contents;
 mod evidence;
 mod faults;
 mod kill;
+mod ledger;
 mod migration;
 pub(super) mod plans;
 mod server;
