@@ -39,8 +39,8 @@ pub use preflight::{
 pub use serving::Served;
 pub use signed::{LIFETIME_BLOCKS, PoolRefusal, SubmitError};
 pub use submission::{
-    Digest, Failure, Kind, Next, PlannedKind, Prepared, Stage, Standing, Submission, WeightsPlan,
-    plan_weights, settle,
+    Digest, Failure, Kind, Next, PlannedKind, Prepared, Stage, Standing, Submission, Turn,
+    WeightsPlan, plan_weights, settle,
 };
 pub use wallet::{WalletError, WalletPaths};
 pub use weights::BadWeights;

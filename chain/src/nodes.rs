@@ -76,7 +76,9 @@ pub(crate) fn believed_height(looks: &[Option<Look>]) -> Option<u64> {
     let mut heights: Vec<u64> = looks.iter().flatten().map(|look| look.finalized).collect();
     heights.sort_unstable_by(|a, b| b.cmp(a));
     match heights.as_slice() {
-        [highest, second, ..] if heights.len() >= QUORUM && *highest > second + MAX_LAG_BLOCKS => {
+        [highest, second, ..]
+            if heights.len() >= QUORUM && *highest > second.saturating_add(MAX_LAG_BLOCKS) =>
+        {
             Some(*second)
         }
         [highest, ..] => Some(*highest),
@@ -89,7 +91,8 @@ pub(crate) fn believed_height(looks: &[Option<Look>]) -> Option<u64> {
 pub(crate) fn better(current: usize, looks: &[Option<Look>]) -> Option<usize> {
     let height = believed_height(looks)?;
     let well = |look: &Look| {
-        look.finalized + MAX_LAG_BLOCKS >= height && look.finalized <= height + MAX_LAG_BLOCKS
+        look.finalized.saturating_add(MAX_LAG_BLOCKS) >= height
+            && look.finalized <= height.saturating_add(MAX_LAG_BLOCKS)
     };
     let stays = looks.get(current).and_then(Option::as_ref).is_some_and(well);
     let first = looks.iter().position(|look| {

@@ -22,7 +22,7 @@ use tracing::{debug, info, warn};
 use crate::client::{Chain, block_time};
 use crate::error::{BlockHash, ChainError};
 use crate::preflight::Preflight;
-use crate::rpc::{BlockClient, Connection};
+use crate::rpc::{BlockClient, Connection, is_too_much};
 use crate::storage::PALLET;
 
 /// How many blocks a transaction lives: long enough for a full pool, short enough that an unknown outcome is soon known.
@@ -36,6 +36,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const QUIET_BLOCKS: u32 = 16;
 /// The code of "transaction is already imported".
 const ALREADY_IMPORTED: i32 = 1013;
+/// What a node itself says of a transaction that it does not take.
+const POOL_CODES: std::ops::Range<i32> = 1000..1100;
 
 /// A call with its arguments by name.
 pub(crate) type Call = DynamicPayload<Composite<()>>;
@@ -139,6 +141,9 @@ fn custom_reason(custom: u8) -> Option<&'static str> {
         12 => "the serving rate limit is exceeded",
         13 => "the port is invalid",
         15 => "the reveal round is invalid",
+        16 => "there is no such commit",
+        17 => "the commit cannot be revealed in this epoch",
+        18 => "there are not as many weights as uids",
         19 => "the hotkey is not registered on the subnet",
         255 => "the request is malformed",
         _ => return None,
@@ -168,7 +173,7 @@ struct Sent {
 impl Sent {
     /// The last block that can contain it.
     fn end(&self) -> BlockNumber {
-        BlockNumber(self.birth + LIFETIME_BLOCKS - 1)
+        BlockNumber(self.birth.saturating_add(LIFETIME_BLOCKS - 1))
     }
 }
 
@@ -205,6 +210,14 @@ impl Chain {
                 Ok(updates) => break Some(updates),
                 // It has the very same transaction already, from an attempt whose answer was lost.
                 Err(subxt::rpcs::Error::User(answer)) if answer.code == ALREADY_IMPORTED => {
+                    break None;
+                }
+                // Whoever stands before the node may have handed it on before it gave up.
+                Err(subxt::rpcs::Error::User(answer))
+                    if !POOL_CODES.contains(&answer.code) && !is_too_much(answer.code) =>
+                {
+                    let why = &answer.message;
+                    warn!(code = answer.code, why, "looking for the transaction in the blocks");
                     break None;
                 }
                 Err(subxt::rpcs::Error::User(answer)) => {

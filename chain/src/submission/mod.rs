@@ -21,7 +21,11 @@ use crate::preflight::{
 use crate::signed::Call;
 use crate::storage::storage_index;
 
+pub use send::Turn;
 pub use settle::{Next, Standing, settle};
+
+/// Epochs after the foreseen one in which a commit is looked for: a transaction may come into a block late.
+const LATE_EPOCHS: u64 = 3;
 
 /// How many numbers salt the hash of a commit, as in the official packages.
 const SALT_NUMBERS: usize = 8;
@@ -278,15 +282,28 @@ impl Submission {
         matches!(self.stage, Stage::InForce { .. } | Stage::Failed { .. })
     }
 
-    /// The epoch in which the commit is revealed. `None` for plain weights.
-    pub fn reveal_epoch(&self) -> Option<u64> {
+    /// The epoch in which the commit is revealed, so many epochs after the one that it is filed under: what counts is the
+    /// subnet's `RevealPeriodEpochs` when it is revealed. `None` for plain weights.
+    pub fn reveal_epoch(&self, reveal_period: u64) -> Option<u64> {
+        let filed = match self.stage {
+            Stage::Committed { epoch, .. } => epoch,
+            _ => self.reveal()?.commit_epoch,
+        };
+        self.reveal().map(|_| filed.saturating_add(reveal_period))
+    }
+
+    /// The first and the last block in which the commit can be revealed, as foreseen when it was made, moved by as many
+    /// epochs as it came later. `None` for plain weights.
+    pub fn reveal_blocks(&self) -> Option<(BlockNumber, BlockNumber)> {
         let reveal = self.reveal()?;
-        Some(match self.stage {
-            Stage::Committed { epoch, .. } => {
-                epoch.saturating_add(reveal.epoch.saturating_sub(reveal.commit_epoch))
-            }
-            _ => reveal.epoch,
-        })
+        let late = match self.stage {
+            Stage::Committed { epoch, .. } => epoch.saturating_sub(reveal.commit_epoch),
+            _ => 0,
+        };
+        let epoch = reveal.last.0.saturating_sub(reveal.first.0).saturating_add(1);
+        let moved =
+            |block: BlockNumber| BlockNumber(block.0.saturating_add(late.saturating_mul(epoch)));
+        Some((moved(reveal.first), moved(reveal.last)))
     }
 }
 

@@ -5,7 +5,7 @@ use subxt::dynamic::Value;
 use tokio::time::Instant;
 
 use super::settle::{Standing, same_ratios};
-use super::{Digest, Failure, Kind, Prepared, Stage, Submission, calls};
+use super::{Digest, Failure, Kind, LATE_EPOCHS, Prepared, Stage, Submission, calls};
 use crate::client::Chain;
 use crate::epochs::{EpochClock, EpochRule};
 use crate::error::ChainError;
@@ -15,8 +15,11 @@ use crate::signed::{Included, SubmitError, pause_after};
 use crate::storage::{At, Key as _, index_key};
 use crate::weight_facts::{self, HashedCommit, TIMELOCKED, own_commits};
 
-/// Epochs after the foreseen one in which a commit is looked for: a transaction may come into a block late.
-const LATE_EPOCHS: u64 = 3;
+/// The right to sign the next transaction of a hotkey. Dropping it passes it on.
+#[derive(Debug)]
+pub struct Turn<'a> {
+    _one_at_a_time: tokio::sync::MutexGuard<'a, ()>,
+}
 
 impl Chain {
     /// Sends weights that were decided on and kept. Returns when what was sent is in a finalized block and has been read
@@ -30,7 +33,25 @@ impl Chain {
         prepared: &Prepared,
         keypair: &Keypair,
     ) -> Result<Stage, SubmitError> {
-        let _one_at_a_time = self.signing().lock().await;
+        let turn = self.turn().await;
+        self.send_weights_in(&turn, prepared, keypair).await
+    }
+
+    /// Waits until nothing else is being signed: what is decided on from then on is not out of date when it is sent.
+    pub async fn turn(&self) -> Turn<'_> {
+        Turn { _one_at_a_time: self.signing().lock().await }
+    }
+
+    /// [`Chain::send_weights`] for who has waited for the turn before deciding.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn send_weights_in(
+        &self,
+        _turn: &Turn<'_>,
+        prepared: &Prepared,
+        keypair: &Keypair,
+    ) -> Result<Stage, SubmitError> {
         let included = self.submit(&prepared.call, keypair).await?;
         let standing = self.standing_in(&included, &prepared.submission).await?;
         let block = included.block;

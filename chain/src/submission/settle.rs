@@ -2,7 +2,7 @@
 
 use common::{BlockNumber, Uid};
 
-use super::{Failure, Kind, Stage, Submission};
+use super::{Failure, Kind, LATE_EPOCHS, Stage, Submission};
 use crate::preflight::{WeightFacts, why_dropped};
 
 /// What the chain shows of a submission at one finalized block.
@@ -33,6 +33,14 @@ pub fn settle(submission: &Submission, standing: &Standing) -> Next {
     if submission.is_over() {
         return Next::Stage(submission.stage.clone());
     }
+    // A node that is behind shows nothing of what is known already.
+    let known = match submission.stage {
+        Stage::Committed { block, .. } => block,
+        _ => submission.made_at,
+    };
+    if standing.facts.head < known {
+        return Next::Wait(known);
+    }
     match (&submission.kind, standing.waiting) {
         (Kind::Plain, _) => plain(submission, standing),
         (_, Some((block, epoch))) => waiting(submission, standing, block, epoch),
@@ -57,8 +65,11 @@ fn waiting(submission: &Submission, standing: &Standing, block: BlockNumber, epo
     if submission.stage != stage {
         return Next::Stage(stage);
     }
-    let (current, reveal) = (facts.clock.epoch(), submission.reveal_epoch());
+    let (current, reveal) = (facts.clock.epoch(), submission.reveal_epoch(facts.reveal_period));
     match (&submission.kind, current.cmp(&reveal)) {
+        (_, std::cmp::Ordering::Less) if is_renumbered(submission, facts) => {
+            failed(Failure::Dropped { reason: RENUMBERED.to_owned() })
+        }
         (_, std::cmp::Ordering::Less) => {
             Next::Wait(facts.next_epoch().unwrap_or(facts.next_block()))
         }
@@ -71,11 +82,21 @@ fn waiting(submission: &Submission, standing: &Standing, block: BlockNumber, epo
     }
 }
 
+const RENUMBERED: &str = "the subnet's tempo was changed, so its epochs are numbered anew";
+
+/// Whether the epoch of the reveal should have passed long ago but is far ahead by its number: a longer tempo numbers epochs
+/// anew under the modulo rule.
+fn is_renumbered(submission: &Submission, facts: &WeightFacts) -> bool {
+    let (epoch, period) = (u64::from(facts.clock.tempo) + 1, facts.reveal_period);
+    let late = epoch.saturating_mul(period.saturating_add(LATE_EPOCHS));
+    submission.reveal().is_some_and(|reveal| facts.head.0 > reveal.last.0.saturating_add(late))
+}
+
 /// The chain does not hold the commit: not yet, or no longer.
 fn gone(submission: &Submission, standing: &Standing) -> Next {
     let facts = &standing.facts;
     let current = facts.clock.epoch();
-    let reveal = submission.reveal_epoch();
+    let reveal = submission.reveal_epoch(facts.reveal_period);
     let committed = match submission.stage {
         Stage::Committed { block, .. } => block,
         _ => {
@@ -330,5 +351,30 @@ mod tests {
         let encoded = [(Uid(0), 65535), (Uid(1), 20_000)];
         assert!(same_ratios(&encoded, &encoded));
         assert!(!same_ratios(&encoded, &[(Uid(0), 65535), (Uid(1), 20_001)]));
+    }
+
+    #[test]
+    fn a_node_that_is_behind_is_no_proof_of_anything() {
+        for committed in [timelocked(COMMITTED), hashed(COMMITTED)] {
+            assert_eq!(settle(&committed, &standing(1002)), Next::Wait(BlockNumber(1003)));
+        }
+        let mut sent = submission(Kind::Plain, Stage::Sent);
+        sent.open_until = Some(BlockNumber(950));
+        assert_eq!(settle(&sent, &standing(998)), Next::Wait(MADE_AT));
+    }
+
+    #[test]
+    fn a_commit_whose_epoch_moved_far_ahead_by_its_number_is_given_up() {
+        let filed = Stage::Committed { block: BlockNumber(1003), epoch: 800 };
+        let last = reveal().last.0;
+        let waits = |head| {
+            let waiting = Some((BlockNumber(1003), 800));
+            settle(&timelocked(filed.clone()), &Standing { waiting, ..standing(head) })
+        };
+        assert!(matches!(waits(last + 1), Next::Wait(_)));
+        assert_eq!(
+            waits(last + 1000),
+            Next::Stage(Stage::Failed { why: Failure::Dropped { reason: RENUMBERED.to_owned() } })
+        );
     }
 }

@@ -69,11 +69,15 @@ pub async fn submitted(config: &Config, most: u32) -> Result<Vec<Submitted>, Exp
 
 impl From<KeptSubmission> for Submitted {
     fn from(kept: KeptSubmission) -> Self {
-        let reveal = kept.submission.reveal().map(|reveal| Foreseen {
-            epoch: kept.submission.reveal_epoch().unwrap_or(reveal.epoch),
-            first_block: reveal.first,
-            last_block: reveal.last,
-            about_ms: about(kept.at_ms, kept.submission.made_at, reveal.first, kept.block_time),
+        let blocks = kept.submission.reveal().zip(kept.submission.reveal_blocks());
+        let reveal = blocks.map(|(reveal, (first, last))| Foreseen {
+            epoch: kept
+                .submission
+                .reveal_epoch(reveal.epoch.saturating_sub(reveal.commit_epoch))
+                .unwrap_or(reveal.epoch),
+            first_block: first,
+            last_block: last,
+            about_ms: about(kept.at_ms, kept.submission.made_at, first, kept.block_time),
             round: match &kept.submission.kind {
                 chain::Kind::Timelocked { round, .. } => Some(*round),
                 chain::Kind::Plain | chain::Kind::Hashed { .. } => None,

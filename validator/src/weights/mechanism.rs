@@ -4,7 +4,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chain::{Failure, LIFETIME_BLOCKS, Next, Stage, Standing, SubmitError, WeightsPlan, settle};
+use chain::{
+    Failure, LIFETIME_BLOCKS, Next, Stage, Standing, Submission, SubmitError, Turn, WeightsPlan,
+    settle,
+};
 use common::{BlockNumber, MechanismId, TaskId};
 use rand::SeedableRng;
 use rand_chacha::ChaCha12Rng;
@@ -31,6 +34,8 @@ pub(super) struct Mechanism<'a> {
     judgement: watch::Receiver<Option<Arc<Judgement>>>,
     /// What was submitted and has not come to an end, oldest first.
     open: Vec<KeptSubmission>,
+    /// What has come to an end that the store does not know of yet.
+    unsaved: Vec<KeptSubmission>,
     /// The scores for which there is nothing more to do.
     done: Option<ScoringId>,
     /// Attempts to send in a row that came to nothing, and attempts to read the chain.
@@ -54,6 +59,7 @@ impl<'a> Mechanism<'a> {
             tasks,
             judgement: setter.judgement.clone(),
             open,
+            unsaved: Vec::new(),
             done: None,
             failures: 0,
             unread: 0,
@@ -79,6 +85,12 @@ impl<'a> Mechanism<'a> {
     /// Finds out what became of everything that was submitted.
     async fn settle_all(&mut self) -> Wake {
         let mut wake = Wake::Never;
+        for kept in std::mem::take(&mut self.unsaved) {
+            if !self.keep(&kept).await {
+                self.unsaved.push(kept);
+                wake = wake.earlier(Wake::After(TRY_AGAIN));
+            }
+        }
         for mut kept in std::mem::take(&mut self.open) {
             wake = wake.earlier(self.settle(&mut kept).await);
             if !kept.submission.is_over() {
@@ -107,7 +119,8 @@ impl<'a> Mechanism<'a> {
         self.unread = 0;
         if kept.submission.stage == Stage::Sent && kept.submission.open_until.is_none() {
             // It was about to be sent when the last run ended. Whatever was signed then was signed for a block before this.
-            let end = standing.facts.head.0.saturating_add(LIFETIME_BLOCKS);
+            let newest = standing.facts.head.max(kept.submission.made_at);
+            let end = newest.0.saturating_add(LIFETIME_BLOCKS);
             kept.submission.open_until = Some(BlockNumber(end));
             self.keep(kept).await;
         }
@@ -147,6 +160,7 @@ impl<'a> Mechanism<'a> {
         }
         match self.setter.chain.reveal_weights(&kept.submission, &self.setter.keypair).await {
             Ok(stage) => {
+                self.said_of_reveals.forget();
                 self.come_to(kept, stage).await;
                 Wake::Never
             }
@@ -183,6 +197,8 @@ impl<'a> Mechanism<'a> {
     async fn send(&mut self, judgement: &Judgement) -> Wake {
         let setter = self.setter;
         let hotkey = setter.keypair.hotkey();
+        // Before anything is read: another mechanism's transaction may take many blocks.
+        let turn = setter.chain.turn().await;
         let metagraph = match setter.chain.metagraph(setter.netuid).await {
             Ok(metagraph) => metagraph,
             Err(error) => return self.cannot_send(error.into()),
@@ -200,7 +216,8 @@ impl<'a> Mechanism<'a> {
         let facts = match setter.chain.weight_facts(setter.netuid, self.id, hotkey).await {
             Ok(facts) => facts,
             Err(error) => {
-                if !error.is_retryable() {
+                // What the node has trouble with now it may know in a moment; what the subnet lacks it will lack.
+                if matches!(error, SubmitError::Preflight(_)) && error.not_before().is_none() {
                     self.done = Some(judgement.scoring);
                 }
                 return self.cannot_send(error);
@@ -211,7 +228,7 @@ impl<'a> Mechanism<'a> {
         let chosen = setter.config;
         match plan(&facts, open, &weights, chosen.version_key, chosen.commit_reveal) {
             Plan::Send(plan) => {
-                self.submit(&plan, weights, facts.block_time, judgement.scoring).await
+                self.submit(&turn, &plan, weights, facts.block_time, judgement.scoring).await
             }
             Plan::Wait(reason) => {
                 let text = reason.to_string();
@@ -222,6 +239,9 @@ impl<'a> Mechanism<'a> {
                 } else {
                     setter.metrics.weights("failed");
                     warn!("the weights of mechanism {} are not set: {text}", self.id);
+                }
+                if !reason.passes() {
+                    self.is_in_trouble(text);
                 }
                 match reason.until() {
                     Some(block) => Wake::Block(block),
@@ -239,6 +259,7 @@ impl<'a> Mechanism<'a> {
 
     async fn submit(
         &mut self,
+        turn: &Turn<'_>,
         plan: &WeightsPlan,
         weights: NamedWeights,
         block_time: Duration,
@@ -267,7 +288,7 @@ impl<'a> Mechanism<'a> {
             }
         }
         self.done = Some(scoring);
-        match setter.chain.send_weights(&prepared, &setter.keypair).await {
+        match setter.chain.send_weights_in(turn, &prepared, &setter.keypair).await {
             Ok(stage) => {
                 self.failures = 0;
                 self.said_of_sending.forget();
@@ -350,13 +371,13 @@ impl<'a> Mechanism<'a> {
                 if self.said_of_sending.once(&text) || !quick {
                     warn!("weights of mechanism {id} have no effect: {text}");
                 }
-                setter.progress.send_modify(|progress| {
-                    progress.entry(id).or_default().trouble = Some(text);
-                });
+                self.is_in_trouble(text);
             }
         }
-        self.keep(kept).await;
-        if let Some(set) = kept.on_chain() {
+        if !self.keep(kept).await && kept.submission.is_over() {
+            self.unsaved.push(kept.clone());
+        }
+        if let Some(set) = kept.on_chain().filter(|_| self.is_ours(&kept.submission)) {
             let set = Arc::new(set);
             setter.progress.send_modify(|progress| {
                 let mechanism = progress.entry(id).or_default();
@@ -382,16 +403,34 @@ impl<'a> Mechanism<'a> {
 
     fn cannot_send(&mut self, error: SubmitError) -> Wake {
         let not_before = error.not_before();
+        let needs_a_person = matches!(error, SubmitError::Preflight(_)) && not_before.is_none();
         let error = format!("{:#}", anyhow::Error::from(error));
         if self.said_of_sending.once(&error) {
             self.setter.metrics.weights("failed");
             warn!("the weights of mechanism {} are not set: {error}", self.id);
         }
+        if needs_a_person {
+            self.is_in_trouble(error);
+        }
         not_before.map_or_else(|| pause(&mut self.unread), Wake::Block)
     }
 
+    /// For everybody who looks, until weights take effect.
+    fn is_in_trouble(&self, why: String) {
+        self.setter.progress.send_modify(|progress| {
+            progress.entry(self.id).or_default().trouble = Some(why);
+        });
+    }
+
+    /// Whether a submission is about the weights that are set now: the same store may hold those of another hotkey or
+    /// subnet, whose fate is looked up and is nobody's news.
+    fn is_ours(&self, submission: &Submission) -> bool {
+        submission.netuid == self.setter.netuid && submission.hotkey == self.setter.keypair.hotkey()
+    }
+
     fn publish(&self) {
-        let committed = Committed::newest(&self.open);
+        let ours = self.open.iter().filter(|kept| self.is_ours(&kept.submission));
+        let committed = Committed::newest(ours);
         self.setter.progress.send_if_modified(|progress| {
             let mechanism = progress.entry(self.id).or_default();
             let changed = mechanism.committed != committed;

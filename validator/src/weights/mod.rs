@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use chain::{Chain, CommitReveal};
+use chain::{Chain, CommitReveal, Head};
 use common::{BlockNumber, Keypair, MechanismId, Netuid, TaskId};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -28,6 +28,8 @@ pub use progress::{Committed, MechanismProgress, Progress};
 /// How soon a failed attempt is repeated at first; each further time it is twice as long, up to the longest pause.
 const TRY_AGAIN: Duration = Duration::from_secs(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(120);
+/// How long a node that is behind is left alone, unless there is a new block.
+const NODE_IS_BEHIND: Duration = Duration::from_secs(1);
 
 /// How weights are set, as an operator chooses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,9 +128,14 @@ impl WeightSetter {
             Wake::After(pause) => tokio::time::sleep(pause).await,
             Wake::Block(block) => {
                 let mut heads = self.chain.blocks();
+                let reached = |head: &Option<Head>| head.is_some_and(|head| head.number >= block);
+                // Told of already, so the node that was asked is behind: it is not asked again and again.
+                if reached(&heads.borrow_and_update()) {
+                    let _ = tokio::time::timeout(NODE_IS_BEHIND, heads.changed()).await;
+                    return;
+                }
                 // A feed that has ended must not make this loop spin.
-                let reached = heads.wait_for(|head| head.is_some_and(|head| head.number >= block));
-                if reached.await.is_err() {
+                if heads.wait_for(reached).await.is_err() {
                     tokio::time::sleep(TRY_AGAIN).await;
                 }
             }

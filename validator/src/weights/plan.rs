@@ -103,8 +103,9 @@ impl fmt::Display for Reason {
                     f,
                     "weights were committed in block {block} for epoch {epoch}; one commit an epoch is enough"
                 )?;
-                next_epoch
-                    .map_or(Ok(()), |block| write!(f, ", the next epoch begins with block {block}"))
+                next_epoch.map_or(Ok(()), |block| {
+                    write!(f, ", the next epoch begins about block {block}")
+                })
             }
             Self::Refused(reason) => fmt::Display::fmt(reason, f),
         }
@@ -129,7 +130,9 @@ pub fn plan<'a>(
             Stage::Sent => return Plan::Wait(Reason::Open { until: submission.open_until }),
             Stage::Committed { block, epoch }
                 if facts.commit_reveal_enabled
-                    && current.is_some_and(|current| epoch >= current) =>
+                    && current.is_some_and(|current| epoch >= current)
+                    // A longer tempo may have numbered the epochs anew.
+                    && submission.reveal_blocks().is_none_or(|(_, last)| facts.head <= last) =>
             {
                 let next_epoch = facts.next_epoch();
                 return Plan::Wait(Reason::CommittedAlready { block, epoch, next_epoch });

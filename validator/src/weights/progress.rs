@@ -39,8 +39,8 @@ impl Committed {
     pub fn newest<'a>(open: impl IntoIterator<Item = &'a KeptSubmission>) -> Option<Self> {
         let committed = |kept: &KeptSubmission| match kept.submission.stage {
             Stage::Committed { block, .. } => {
-                let reveal = kept.submission.reveal()?;
-                Some(Self { block, revealed_from: reveal.first, revealed_until: reveal.last })
+                let (revealed_from, revealed_until) = kept.submission.reveal_blocks()?;
+                Some(Self { block, revealed_from, revealed_until })
             }
             _ => None,
         };
