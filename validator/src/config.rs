@@ -388,7 +388,7 @@ impl ApiFile {
                 "must have at least 16 characters",
             );
         }
-        let keys: BTreeSet<_> = self.api_keys.iter().map(|key| ApiConfig::hash(key)).collect();
+        let keys: BTreeSet<_> = self.api_keys.iter().map(|key| crate::keys::hash(key)).collect();
         (ApiConfig { open: self.open, keys, concurrency: self.concurrency }, listen, external_ip)
     }
 

@@ -28,7 +28,6 @@ use common::generation::{Generation, Sampling, choice_seed};
 use common::openai::{self, Asked, BadRequest, Kind};
 use futures::future::try_join_all;
 use service::http::ApiError;
-use sha2::{Digest, Sha256};
 use tasks::{Catalogue, Task, wire};
 use tracing::warn;
 
@@ -64,13 +63,6 @@ pub struct ApiConfig {
     pub keys: BTreeSet<[u8; 32]>,
     /// Requests under way at once; more are refused with 429.
     pub concurrency: usize,
-}
-
-impl ApiConfig {
-    /// The form in which a key is kept.
-    pub fn hash(key: &str) -> [u8; 32] {
-        Sha256::digest(key.as_bytes()).into()
-    }
 }
 
 impl fmt::Debug for ApiConfig {

@@ -112,11 +112,13 @@ fn refusals(keyed: bool) -> Value {
         for (status, what) in [
             ("400", "The request is not acceptable; `error.param` names what is wrong."),
             ("401", "The API key is missing or not known."),
-            ("402", "The API key's budget is used up."),
             ("403", "The API key may not do this."),
             ("408", "The request did not arrive in time."),
             ("413", "The request is too large."),
-            ("429", "Too many requests; `Retry-After` says when to try again."),
+            (
+                "429",
+                "Too many requests, and `Retry-After` says when to try again; or the API key's budget does not cover the request.",
+            ),
             ("502", "The miner broke off its answer."),
             ("503", "No miner answers at the moment; `Retry-After` says when to try again."),
         ] {

@@ -419,7 +419,7 @@ async fn what_was_under_way_for_a_user_who_went_away_is_released() {
 
 #[tokio::test]
 async fn only_known_keys_may_call() {
-    let keys = BTreeSet::from([ApiConfig::hash(KEY)]);
+    let keys = BTreeSet::from([crate::keys::hash(KEY)]);
     let config = ApiConfig { open: false, keys, concurrency: 8 };
     let world = world(&[("Bob", Conduct::Answers)], config).await;
     for key in [None, Some("sesame-0123456788"), Some("")] {

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::bucket::{Bucket, Level, Short};
-use super::{Denied, Key, Reset, Spec, hash, hex, window_start};
+use super::{Denied, Key, Reset, Spec, hash, window_start};
 use crate::clock;
 use crate::ledger::{Entry, Journal, Record};
 use crate::store::{Store, StoreError};
@@ -148,7 +148,8 @@ impl Gate {
         });
         let mut keys = HashMap::new();
         for hash in &config.keys {
-            let id: Arc<str> = format!("config_{}", hex(hash.get(..6).unwrap_or(hash))).into();
+            let id: Arc<str> =
+                format!("config_{}", hex::encode(hash.get(..6).unwrap_or(hash))).into();
             let live = live(&id, &mut spent);
             let state = KeyState { id, spec: Spec::default(), revoked: false, live };
             keys.insert(*hash, Arc::new(state));

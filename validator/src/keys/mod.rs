@@ -123,8 +123,8 @@ impl Key {
         let (mut id, mut secret) = ([0; 6], [0; 32]);
         rng.fill_bytes(&mut id);
         rng.fill_bytes(&mut secret);
-        let secret = Secret(format!("{PREFIX}{}", hex(&secret)));
-        let id = format!("key_{}", hex(&id));
+        let secret = Secret(format!("{PREFIX}{}", hex::encode(secret)));
+        let id = format!("key_{}", hex::encode(id));
         let key =
             Self { id, hash: hash(secret.reveal()), created_ms: now_ms, revoked_ms: None, spec };
         (key, secret)
@@ -134,21 +134,6 @@ impl Key {
 /// The form in which a key is kept. Looked up by it, so that the time it takes says nothing about the keys that exist.
 pub fn hash(key: &str) -> [u8; 32] {
     Sha256::digest(key.as_bytes()).into()
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-pub(crate) fn unhex(text: &str) -> Option<[u8; 32]> {
-    let mut bytes = [0; 32];
-    if text.len() != 64 || !text.is_ascii() {
-        return None;
-    }
-    for (place, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(text.get(place * 2..place * 2 + 2)?, 16).ok()?;
-    }
-    Some(bytes)
 }
 
 /// `k=v`.

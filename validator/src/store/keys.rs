@@ -4,7 +4,7 @@ use futures::TryStreamExt;
 
 use super::database::values;
 use super::{Store, StoreError, failed};
-use crate::keys::{Key, Spec, hex, unhex};
+use crate::keys::{Key, Spec};
 
 /// A change is seen by running validators because it raises this, in its transaction.
 const CHANGED: &str = "UPDATE api_keys_version SET version = version + 1 WHERE one = 1";
@@ -37,10 +37,12 @@ impl Store {
         while let Some(row) = rows.try_next().await.map_err(failed("read the API keys"))? {
             let mut fields = row.fields();
             let read = (|| {
+                let (id, mut hash) = (fields.text()?.to_owned(), [0; 32]);
+                hex::decode_to_slice(fields.text()?, &mut hash)
+                    .map_err(|error| sqlx::Error::Decode(error.into()))?;
                 Ok(Key {
-                    id: fields.text()?.to_owned(),
-                    hash: unhex(fields.text()?)
-                        .ok_or_else(|| sqlx::Error::Decode("the hash of a key is none".into()))?,
+                    id,
+                    hash,
                     created_ms: fields.int()?,
                     revoked_ms: fields.maybe_int()?,
                     spec: fields.json::<Spec>()?,
@@ -63,7 +65,7 @@ impl Store {
                 "INSERT INTO api_keys (id, hash, created_ms, revoked_ms, spec) VALUES ($1, $2, $3, $4, $5)",
                 values![
                     key.id.as_str(),
-                    hex(&key.hash),
+                    hex::encode(key.hash),
                     key.created_ms,
                     key.revoked_ms,
                     serde_json::to_string(&key.spec).unwrap_or_default(),
