@@ -57,10 +57,9 @@ async fn serve(common: &Common) -> anyhow::Result<()> {
     Ok(())
 }
 
-#[expect(clippy::print_stdout, reason = "the command prints for a person")]
 fn check(common: &Common) -> anyhow::Result<()> {
     let settings = read(common)?;
-    print!("{}", settings.shown);
+    run::print(&settings.shown);
     let config = settings.config?;
     wanted(&config.only, &Catalogue::load(&config.catalogue)?)?;
     Ok(())

@@ -105,7 +105,7 @@ fn main() -> ExitCode {
         let seconds = ended?.flatten();
         let report = Report::new(&status?, &cheats, seconds);
         if cli.json {
-            print(&serde_json::to_string_pretty(&report)?);
+            run::print(&serde_json::to_string_pretty(&report)?);
         } else if cli.until_weights {
             screen.line("")?;
             screen.line(report.table().trim_end())?;
@@ -150,9 +150,4 @@ async fn show(
             }
         }
     }
-}
-
-#[expect(clippy::print_stdout, reason = "the result of a command belongs on standard output")]
-fn print(text: &str) {
-    println!("{text}");
 }

@@ -64,24 +64,25 @@ fn main() -> ExitCode {
                 let (config, _) = flags.load()?;
                 App::build(config).await?.run_until(run::shutdown()).await
             }
-            Command::CheckConfig(flags) => print(&flags.load()?.1),
+            Command::CheckConfig(flags) => {
+                run::print(&flags.load()?.1);
+                Ok(())
+            }
             Command::HowToRegister(flags) => {
                 let (config, _) = flags.load()?;
-                print(&how_to_register(&config.chain, config.netuid, &config.wallet, Role::Miner)?)
+                let commands =
+                    how_to_register(&config.chain, config.netuid, &config.wallet, Role::Miner)?;
+                run::print(&commands);
+                Ok(())
             }
             Command::NewHotkey(flags) => {
                 let (config, _) = flags.load()?;
                 let hotkey = create_hotkey(&config.wallet)?.hotkey();
                 // Standard output is the key alone, for scripts.
                 eprintln!("the new hotkey is in {}", config.wallet.file()?.display());
-                print(&format!("{hotkey}\n"))
+                run::print(&hotkey.to_string());
+                Ok(())
             }
         }
     })
-}
-
-#[expect(clippy::print_stdout, reason = "the answer to a person's command")]
-fn print(text: &str) -> anyhow::Result<()> {
-    print!("{text}");
-    Ok(())
 }

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
 use tokio::runtime;
@@ -30,6 +31,18 @@ pub fn main(service: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
             let configuration = error.is::<Problems>() || error.is::<LoadError>();
             ExitCode::from(if configuration { CONFIGURATION } else { 1 })
         }
+    }
+}
+
+/// Writes the result of a command to standard output. Who reads no further, as `head` does, is no failure.
+pub fn print(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let written = writeln!(out, "{}", text.trim_end()).and_then(|()| out.flush());
+    match written {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            eprintln!("error: the result cannot be written: {error}");
+        }
+        Ok(()) | Err(_) => {}
     }
 }
 

@@ -247,15 +247,15 @@ fn main() -> ExitCode {
                 App::build(config).await?.run_until(run::shutdown()).await
             }
             Command::CheckConfig(settings) => {
-                show(&settings.load()?.1);
+                run::print(&settings.load()?.1);
                 Ok(())
             }
             Command::Status { settings, json } => {
                 let status = fetch_status(&settings.load()?.0).await?;
                 if json {
-                    show(&serde_json::to_string_pretty(&status)?);
+                    run::print(&serde_json::to_string_pretty(&status)?);
                 } else {
-                    show(&status.table(Shown::Running));
+                    run::print(&status.table(Shown::Running));
                 }
                 Ok(())
             }
@@ -264,7 +264,7 @@ fn main() -> ExitCode {
                 telemetry::init_with(settings.common.log_format, "warn")?;
                 let question = Question { hotkey, task, answers, mechanism };
                 let explained = explain::explain(&settings.load()?.0, &question).await?;
-                show(&if json { explained.json()? } else { explained.text() });
+                run::print(&if json { explained.json()? } else { explained.text() });
                 Ok(())
             }
             Command::Tune { settings, weights, scoring, preset, mechanism, write, json } => {
@@ -284,27 +284,27 @@ fn main() -> ExitCode {
                 let config = settings.load()?.0;
                 if dry_run {
                     let run = submitted::dry_run(&config).await?;
-                    show(&if json { run.json()? } else { run.text() });
+                    run::print(&if json { run.json()? } else { run.text() });
                 } else {
                     let list = submitted::submitted(&config, number).await?;
                     let json = json.then(|| serde_json::to_string_pretty(&list)).transpose()?;
-                    show(&json.unwrap_or_else(|| submitted::text(&list)));
+                    run::print(&json.unwrap_or_else(|| submitted::text(&list)));
                 }
                 Ok(())
             }
             Command::Keys { settings, command, json } => {
                 telemetry::init_with(settings.common.log_format, "warn")?;
-                show(&cli::keys(&settings.load()?.0.store, command, json).await?);
+                run::print(&cli::keys(&settings.load()?.0.store, command, json).await?);
                 Ok(())
             }
             Command::Usage { settings, command } => {
                 telemetry::init_with(settings.common.log_format, "warn")?;
-                show(&cli::usage(&settings.load()?.0.store, command).await?);
+                run::print(&cli::usage(&settings.load()?.0.store, command).await?);
                 Ok(())
             }
             Command::HowToRegister(settings) => {
                 let config = settings.load()?.0;
-                show(&how_to_register(
+                run::print(&how_to_register(
                     &config.chain,
                     config.netuid,
                     &config.wallet,
@@ -318,7 +318,7 @@ fn main() -> ExitCode {
                 let keypair = chain::wallet::create_hotkey(&config.wallet)?;
                 // Standard output is the key alone, for scripts.
                 eprintln!("the new hotkey is in {}", config.wallet.file()?.display());
-                show(&keypair.hotkey().to_string());
+                run::print(&keypair.hotkey().to_string());
                 Ok(())
             }
         }
@@ -333,7 +333,7 @@ async fn tune_and_write(
     json: bool,
 ) -> anyhow::Result<()> {
     let tuning = tune::tune(config, changes).await?;
-    show(&if json { tuning.json()? } else { tuning.text() });
+    run::print(&if json { tuning.json()? } else { tuning.text() });
     if !write {
         return Ok(());
     }
@@ -356,7 +356,7 @@ impl Simulation {
     fn run(&self) -> anyhow::Result<()> {
         let Some(path) = &self.report else {
             let results = self.simulate(self.preset)?;
-            show(&if self.json {
+            run::print(&if self.json {
                 serde_json::to_string_pretty(&results)?
             } else {
                 results.table()
@@ -404,11 +404,6 @@ async fn fetch_status(config: &Config) -> anyhow::Result<Status> {
         format!("no validator answers on {address}; is it running with this configuration?")
     })?;
     Ok(response.error_for_status()?.json().await?)
-}
-
-#[expect(clippy::print_stdout, reason = "the result of a command belongs on standard output")]
-fn show(text: &str) {
-    println!("{}", text.trim_end());
 }
 
 #[cfg(test)]
