@@ -61,7 +61,7 @@ impl Api {
             },
             "content": {
                 "application/json": {"schema": reference(answer)},
-                "text/event-stream": {"schema": {"type": "string"}},
+                "text/event-stream": {},
             },
         });
         json!({

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::bucket::{Bucket, Level, Short};
-use super::{Denied, Key, Reset, Spec, hash, window_start};
+use super::{Denied, Key, PREFIX, Reset, Spec, hash, window_start};
 use crate::clock;
 use crate::ledger::{Entry, Journal, Record};
 use crate::store::{Store, StoreError};
@@ -212,9 +212,17 @@ impl Gate {
         }
     }
 
-    /// Whether one may call without a key.
-    pub fn is_open(&self) -> bool {
-        self.anonymous.is_some()
+    /// Whether a caller needs no key. Many clients insist on sending one, so a text that is no key counts as none; one that
+    /// looks like a key has to be one.
+    pub fn is_open_to(&self, bearer: Option<&str>) -> bool {
+        self.anonymous_for(bearer).is_some()
+    }
+
+    fn anonymous_for(&self, bearer: Option<&str>) -> Option<&Arc<KeyState>> {
+        let is_key = |bearer: &str| {
+            bearer.starts_with(PREFIX) || self.keys.load().contains_key(&hash(bearer))
+        };
+        self.anonymous.as_ref().filter(|_| !bearer.is_some_and(|bearer| is_key(bearer.trim())))
     }
 
     /// Whose key this is, if it may send a request now. `bearer` is the key itself, without `Bearer`.
@@ -226,12 +234,12 @@ impl Gate {
         bearer: Option<&str>,
         now_ms: i64,
     ) -> Result<Admission, Denied> {
-        let key = match (bearer, &self.anonymous) {
-            (Some(bearer), _) => {
-                self.keys.load().get(&hash(bearer.trim())).cloned().ok_or(Denied::Unknown)?
+        let key = match self.anonymous_for(bearer) {
+            Some(anonymous) => Arc::clone(anonymous),
+            None => {
+                let bearer = bearer.ok_or(Denied::NoKey)?.trim();
+                self.keys.load().get(&hash(bearer)).cloned().ok_or(Denied::Unknown)?
             }
-            (None, Some(anonymous)) => Arc::clone(anonymous),
-            (None, None) => return Err(Denied::NoKey),
         };
         if key.revoked {
             return Err(Denied::Revoked);

@@ -234,3 +234,17 @@ async fn charges_until_killed() {
         importer.import().await.unwrap();
     }
 }
+
+#[tokio::test]
+async fn where_no_key_is_needed_only_what_looks_like_one_has_to_be_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let bed = bed(folder.path(), 1, Some(spec())).await;
+    let key = |bearer| bed.gate.identify(bearer, NOW).map(|admission| admission.key().to_owned());
+    for bearer in [None, Some("none"), Some("sk-1234"), Some("")] {
+        assert_eq!(key(bearer).as_deref(), Ok("anonymous"), "{bearer:?}");
+    }
+    assert_eq!(key(Some("ts-0123")), Err(Denied::Unknown));
+    let made = edit::create(&bed.store, spec()).await.unwrap();
+    bed.gate.reload().await.unwrap();
+    assert_eq!(key(Some(&made.secret)), Ok(made.key.id));
+}
