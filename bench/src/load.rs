@@ -98,9 +98,14 @@ impl Callers {
         ensure!(response.status() == StatusCode::OK, "a stream got {}", response.status());
         let (mut body, mut seen) = (response.into_body(), Stream::default());
         let (mut words, mut last, mut done) = (0, None::<Instant>, false);
+        // An event may come in two parts.
+        let mut rest = Vec::new();
         while let Some(frame) = body.frame().await {
             let Ok(data) = frame?.into_data() else { continue };
-            let text = String::from_utf8_lossy(&data);
+            rest.extend_from_slice(&data);
+            let whole = rest.windows(2).rposition(|end| end == b"\n\n").map_or(0, |end| end + 2);
+            let events: Vec<u8> = rest.drain(..whole).collect();
+            let text = String::from_utf8_lossy(&events);
             let new = text.matches("\"content\":\"word").count();
             done |= text.contains("[DONE]");
             if new == 0 {

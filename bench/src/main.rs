@@ -34,6 +34,8 @@ enum Command {
 }
 
 fn main() -> anyhow::Result<()> {
+    // Each stream takes two files in a program that is measured. Where the limit stays, the run says what failed.
+    let _ = rlimit::increase_nofile_limit(u64::MAX);
     // One thread for each program, so that it can be pinned to one core.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {

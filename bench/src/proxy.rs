@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use hyper::body::Incoming;
+use hyper::http::uri::Authority;
 use hyper::service::service_fn;
 use hyper::{Request, Uri};
 use hyper_util::client::legacy::Client;
@@ -15,18 +16,19 @@ pub(crate) async fn serve(listener: TcpListener, upstream: SocketAddr) -> anyhow
     let mut connector = HttpConnector::new();
     connector.set_nodelay(true);
     let client: Client<_, Incoming> = Client::builder(TokioExecutor::new()).build(connector);
+    let authority = Authority::try_from(upstream.to_string())?;
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
-        let client = client.clone();
+        let (client, authority) = (client.clone(), authority.clone());
         tokio::spawn(async move {
             let service = service_fn(move |mut request: Request<Incoming>| {
-                let client = client.clone();
+                let (client, authority) = (client.clone(), authority.clone());
                 async move {
                     let path = request.uri().path();
                     let uri = Uri::builder()
                         .scheme("http")
-                        .authority(upstream.to_string())
+                        .authority(authority)
                         .path_and_query(path)
                         .build()?;
                     *request.uri_mut() = uri;

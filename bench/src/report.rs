@@ -170,7 +170,7 @@ impl Report {
     pub(crate) fn document(&self) -> String {
         format!(
             "# What the organic API costs\n\n\
-             Written by `cargo run -p bench -- gateway --write docs/performance.md`. All programs are measured in one run, each on \
+             Written by `CARGO_PROFILE_DEV_OPT_LEVEL=3 cargo run -p bench -- gateway --write docs/performance.md`. All programs are measured in one run, each on \
              one thread and one core, with callers and a mock miner on another: blocks of short whole answers over 8 connections, \
              there and back again (CPU from the kernel's account of the process); requests one after the other; streams of 64 frames \
              every 20 ms, less what the same callers see without a program between; and {} such streams at once for lost frames and \

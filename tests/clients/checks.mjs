@@ -6,7 +6,7 @@ const client = new OpenAI({ baseURL: `${process.env.API}/v1`, apiKey: "none", ma
 const ask = {
   model: "chat-demo",
   messages: [{ role: "user", content: "Tell me a short story about a fox." }],
-  max_tokens: 40,
+  max_tokens: 60,
   temperature: 0,
 };
 const checks = {
@@ -31,7 +31,7 @@ const checks = {
     assert.ok(usage.completion_tokens > 0);
   },
   "calls are collected from a stream": async () => {
-    const parameters = { type: "object", properties: { color: { enum: ["red", "blue"] } }, required: ["color"] };
+    const parameters = { type: "object", properties: { color: { enum: ["red", "blue"] } }, required: ["color"], additionalProperties: false };
     const stream = client.chat.completions.stream({
       ...ask,
       tools: [{ type: "function", function: { name: "paint", parameters } }],

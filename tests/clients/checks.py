@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+from typing import Literal
 
 import openai
 from langchain_core.tools import tool
@@ -164,7 +165,7 @@ def langchain_chats_streams_and_binds_tools():
     assert len(parts) > 2
 
     @tool
-    def paint(color: str) -> str:
+    def paint(color: Literal["red", "blue"]) -> str:
         """Paints the fox."""
         return color
 
