@@ -169,7 +169,7 @@ def langchain_chats_streams_and_binds_tools():
         """Paints the fox."""
         return color
 
-    bound = chat.bind_tools([paint], tool_choice="required")
+    bound = chat.bind_tools([paint], tool_choice="required", strict=True)
     assert patiently(lambda: bound.invoke("Paint it.")).tool_calls[0]["name"] == "paint"
 
 
