@@ -71,7 +71,7 @@ impl Shape {
     pub(super) fn calls(&self, choice: usize) -> Option<CallReader> {
         let name = || {
             let number = self.id.rsplit('-').next().unwrap_or_default();
-            format!("{number}_{choice}")
+            format!("{number}_{choice}_")
         };
         self.tools.as_ref().map(|tools| CallReader::new(Some(tools), name()))
     }
