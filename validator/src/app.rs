@@ -255,7 +255,7 @@ impl App {
             keys: config.api.keys.clone(),
             concurrency: config.api.concurrency,
         };
-        let gate = Gate::open(gate_config, store.clone(), journal, rand::random(), now).await?;
+        let gate = Gate::open(gate_config, store.clone(), journal, rand::random()).await?;
         let gate = Arc::new(gate);
         let mut keys = usage_routes(Arc::clone(&gate), store.clone());
         if let Some(token) = config.admin_token {

@@ -23,6 +23,8 @@ use room::Room;
 const MAX_WAITING_BYTES: usize = 64 << 20;
 /// Answers per transaction.
 const BATCH: usize = 256;
+/// How long answers are gathered for one transaction.
+const GATHER: Duration = Duration::from_millis(50);
 /// How much a crash can lose of the running totals, and how soon a store that failed is tried again.
 const FLUSH_EVERY: Duration = Duration::from_secs(1);
 /// The queue is counted no more often than this. What was checked meanwhile is not seen as free.
@@ -152,6 +154,7 @@ impl Writer {
                 () = stop.cancelled() => break,
                 received = self.queue.recv_many(&mut self.batch, BATCH), if !failing && !closed => {
                     closed = received == 0;
+                    self.gather(&stop).await;
                     self.queue_checks().await;
                 }
                 _ = flush.tick() => self.flush().await,
@@ -165,6 +168,19 @@ impl Writer {
         let lost = self.batch.len() + self.queue.len();
         if lost > 0 {
             warn!("{lost} answers were not stored before the end and go unchecked");
+        }
+    }
+
+    /// Those that come soon after the first go with it.
+    async fn gather(&mut self, stop: &CancellationToken) {
+        if self.batch.len() < BATCH {
+            // Told to stop, it goes on with what there is.
+            let _ = tokio::time::timeout(GATHER, stop.cancelled()).await;
+        }
+        while self.batch.len() < BATCH
+            && let Ok(pending) = self.queue.try_recv()
+        {
+            self.batch.push(pending);
         }
     }
 
@@ -191,6 +207,9 @@ impl Writer {
         }
         if let Err(error) = self.make_room().await {
             self.failed(&error);
+            return;
+        }
+        if self.batch.is_empty() {
             return;
         }
         match self.store.queue_checks(&self.batch, self.queue_limit).await {

@@ -176,13 +176,13 @@ mod tests {
         let journal = Arc::new(Journal::open(&folder.path().join("ledger"), 1, 0).unwrap());
         let importer = Importer::start(Arc::clone(&journal), store.clone()).await.unwrap();
         let config = GateConfig { anonymous: None, keys: BTreeSet::new(), concurrency: 8 };
-        let gate = Gate::open(config, store.clone(), journal, 1, unix_ms()).await.unwrap();
+        let gate = Gate::open(config, store.clone(), journal, 1).await.unwrap();
         let gate = Arc::new(gate);
         let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../config/tasks.toml");
         let catalogue = Catalogue::load(FilePath::new(file)).unwrap();
         let task = catalogue.task(&"chat-demo".parse().unwrap()).unwrap();
         let admission = gate.identify(Some(&made.secret), unix_ms()).unwrap();
-        let reservation = admission.reserve(task, 100, 50, 1, unix_ms()).unwrap();
+        let reservation = admission.reserve(task, 100, 50, 1, unix_ms()).await.unwrap();
         let used = Used { prompt_tokens: 20, completion_tokens: 10, ..Used::default() };
         let cost = reservation.settle(used, unix_ms()).unwrap();
         importer.import().await.unwrap();

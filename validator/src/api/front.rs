@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use common::openai::Kind;
 use hyper::body::Incoming;
 use hyper::service::Service;
@@ -50,8 +50,7 @@ impl Service<Request<Incoming>> for Front {
         let api = Arc::clone(&self.api);
         Box::pin(async move {
             let id = RequestId::of(request.headers());
-            let answer = api.answer(kind, request.map(Body::new)).await;
-            let mut response = answer.unwrap_or_else(IntoResponse::into_response);
+            let mut response = api.answer(kind, request.map(Body::new)).await;
             id.put_into(&mut response);
             Ok(response)
         })

@@ -20,7 +20,7 @@ use std::time::Duration;
 use axum::body::to_bytes;
 use axum::extract::{Path, Request, State};
 use axum::http::HeaderMap;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use bytes::Bytes;
@@ -34,7 +34,7 @@ use tracing::warn;
 use crate::accounts::Accounts;
 use crate::ask::{Asker, Ours, Outcome};
 use crate::clock::{unix_ms, uptime};
-use crate::keys::{Gate, Used, bearer};
+use crate::keys::{Admission, Gate, Used, bearer};
 use crate::routing;
 use crate::store::Store;
 pub use cors::Origins;
@@ -142,9 +142,29 @@ impl Api {
         Ok((task, asked))
     }
 
-    async fn answer(self: Arc<Self>, kind: Kind, request: Request) -> Result<Response, ApiError> {
+    async fn answer(self: Arc<Self>, kind: Kind, request: Request) -> Response {
         // Before the body is read: strangers, and more callers than there is room for, must not fill the memory.
-        let admission = self.gate.identify(bearer(request.headers()), unix_ms())?;
+        let bearer = bearer(request.headers());
+        let (levels, answer) = match self.gate.identify(bearer, unix_ms()) {
+            Ok(admission) => {
+                let levels = admission.levels();
+                (Some(levels), self.admitted(admission, kind, request).await)
+            }
+            Err(denied) => (self.gate.levels(bearer), Err(denied.into())),
+        };
+        let mut response = answer.unwrap_or_else(IntoResponse::into_response);
+        if let Some(levels) = levels {
+            levels.headers(unix_ms()).write(response.headers_mut());
+        }
+        response
+    }
+
+    async fn admitted(
+        self: &Arc<Self>,
+        admission: Admission,
+        kind: Kind,
+        request: Request,
+    ) -> Result<Response, ApiError> {
         let body =
             tokio::time::timeout(BODY_DEADLINE, to_bytes(request.into_body(), MAX_BODY_BYTES))
                 .await
@@ -157,8 +177,8 @@ impl Api {
         }
         let (bytes, most_tokens) = prompt_size(&asked.generation);
         let max_tokens = asked.generation.max_tokens;
-        let reservation = admission.reserve(task, most_tokens, max_tokens, asked.n, unix_ms())?;
-        let limits = reservation.headers(unix_ms());
+        let reserved = admission.reserve(task, most_tokens, max_tokens, asked.n, unix_ms());
+        let reservation = reserved.await?;
         let id = AnswerId::new(kind, rand::random());
         let choices = self.begin(id, task, &asked).await?;
         let shape = Shape {
@@ -172,10 +192,8 @@ impl Api {
         };
         let used = used(&choices, asked.stream);
         let tab = Tab::new(reservation, bytes, used);
-        let relay = Relay { api: Arc::clone(&self), shape, choices, tab };
-        let mut response = if asked.stream { relay.stream() } else { relay.whole().await? };
-        limits.write(response.headers_mut());
-        Ok(response)
+        let relay = Relay { api: Arc::clone(self), shape, choices, tab };
+        if asked.stream { Ok(relay.stream()) } else { relay.whole().await }
     }
 
     /// Waits until every choice that was asked for has begun.
@@ -239,11 +257,11 @@ fn used(choices: &[Begun], streamed: bool) -> Used {
     }
 }
 
-async fn chat(State(api): State<Arc<Api>>, request: Request) -> Result<Response, ApiError> {
+async fn chat(State(api): State<Arc<Api>>, request: Request) -> Response {
     api.answer(Kind::Chat, request).await
 }
 
-async fn completion(State(api): State<Arc<Api>>, request: Request) -> Result<Response, ApiError> {
+async fn completion(State(api): State<Arc<Api>>, request: Request) -> Response {
     api.answer(Kind::Completion, request).await
 }
 

@@ -6,13 +6,14 @@ use axum::extract::{Query, State};
 use axum::http::HeaderMap;
 use axum::routing::get;
 use axum::{Json, Router};
+use common::money::Usd;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use service::http::ApiError;
 use tracing::warn;
 
 use crate::explain::utc;
-use crate::keys::{Gate, bearer, now_ms, parse_day};
+use crate::keys::{Gate, bearer, now_ms, parse_day, window_start};
 use crate::store::{Store, StoreError, Usage};
 
 /// Days in UTC, such as `from=2027-01-01&to=2027-02-01`; `to` is left out.
@@ -44,13 +45,21 @@ async fn own(
 ) -> Result<Json<Value>, ApiError> {
     let owner = gate.owner(bearer(&headers), now_ms())?;
     let (from, to) = days.read()?;
+    let remaining = match owner.budget {
+        Some(budget) => {
+            let since = window_start(owner.reset, now_ms());
+            let charged = store.charged(&owner.id, since).await.map_err(failed)?;
+            Some(budget.minus(charged).max(Usd::ZERO))
+        }
+        None => None,
+    };
     let usage = store.usage(Some(&owner.id), from, to).await.map_err(failed)?;
     Ok(Json(json!({
         "object": "list",
         "data": rows(&usage),
         "key": &*owner.id,
         "budget_usd": owner.budget,
-        "remaining_usd": owner.remaining,
+        "remaining_usd": remaining,
     })))
 }
 

@@ -129,7 +129,7 @@ impl Gateway {
             keys: BTreeSet::new(),
             concurrency: STREAMS,
         };
-        let gate = Gate::open(config, store.clone(), journal, rand::random(), unix_ms()).await?;
+        let gate = Gate::open(config, store.clone(), journal, rand::random()).await?;
         let gate = Arc::new(gate);
         let asker = Asker::new(Keypair::development("Alice"));
         let api = Arc::new(Api::new(Arc::clone(&gate), catalogue, router, asker, accounts, store));

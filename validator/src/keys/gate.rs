@@ -1,28 +1,32 @@
 //! Lets requests in: by key, limits, budget, and a fair part of the API.
 //!
-//! Everything here is in memory and takes about a microsecond; the one system call is the journal's `write`. Limits and
-//! budgets are those of one process: several on one database do not know of each other.
+//! Everything here is in memory and takes about a microsecond; the one system call is the journal's `write`. Several processes
+//! on one database divide limits by their number, and lease parts of budgets ([`super::budgets`]).
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use axum::http::{HeaderMap, HeaderValue};
+use axum::http::HeaderMap;
 use common::money::Usd;
-use tasks::Task;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::bucket::{Bucket, Level, Short};
-use super::{Denied, Key, PREFIX, Reset, Spec, hash, window_start};
+use super::admission::Admission;
+use super::bucket::Short;
+use super::headers::Levels;
+use super::live::KeyState;
+use super::{Denied, PREFIX, Reset, Spec, hash};
 use crate::clock;
-use crate::ledger::{Entry, Journal, Record};
+use crate::ledger::Journal;
 use crate::store::{Store, StoreError};
 
 /// Between two looks whether a key was changed.
 const TURN: Duration = Duration::from_secs(1);
+/// Turns after which other processes are told that this one lives.
+const RENEW_TURNS: u32 = 10;
 /// Who calls without a key, in the ledger.
 const ANONYMOUS: &str = "anonymous";
 
@@ -43,61 +47,16 @@ pub struct Gate {
     config: GateConfig,
     keys: ArcSwap<HashMap<[u8; 32], Arc<KeyState>>>,
     anonymous: Option<Arc<KeyState>>,
-    journal: Arc<Journal>,
-    store: Store,
+    pub(super) journal: Arc<Journal>,
+    pub(super) store: Store,
     /// Requests under way, and keys that have any.
-    held: AtomicUsize,
-    active: AtomicUsize,
+    pub(super) held: AtomicUsize,
+    pub(super) active: AtomicUsize,
     /// Requests' ids are this and a number.
-    run: u64,
-    next: AtomicU64,
-}
-
-/// A key and how much of its limits is used.
-#[derive(Debug)]
-struct KeyState {
-    id: Arc<str>,
-    spec: Spec,
-    revoked: bool,
-    /// Stays when the limits change.
-    live: Arc<Live>,
-}
-
-#[derive(Debug, Default)]
-struct Live {
-    held: AtomicUsize,
-    used: Mutex<Counters>,
-}
-
-#[derive(Debug, Default)]
-struct Counters {
-    requests: Bucket,
-    tokens: Bucket,
-    reserved: Usd,
-    /// By [`Reset`], so that another one can be chosen at any time: since when, and how much.
-    spent: [(i64, Usd); 4],
-}
-
-impl Counters {
-    /// What was spent of a budget by now.
-    fn spent(&self, reset: Reset, now_ms: i64) -> Usd {
-        let (since, spent) = self.spent[reset as usize];
-        if since >= window_start(reset, now_ms) { spent } else { Usd::ZERO }
-    }
-
-    fn charge(&mut self, amount: Usd, now_ms: i64) {
-        for reset in Reset::ALL {
-            let spent = self.spent(reset, now_ms).plus(amount);
-            let since = self.spent[reset as usize].0.max(window_start(reset, now_ms));
-            self.spent[reset as usize] = (since, spent);
-        }
-    }
-}
-
-impl Live {
-    fn used(&self) -> MutexGuard<'_, Counters> {
-        self.used.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+    pub(super) run: u64,
+    pub(super) next: AtomicU64,
+    /// Processes that serve the API on this database.
+    nodes: AtomicU32,
 }
 
 /// Whether a key that holds `held` of the API's `slots` may take one more while all keys hold `all` and `active` keys hold
@@ -120,7 +79,7 @@ fn fair(slots: usize, active: usize, held: usize, all: usize) -> Result<(), Deni
 }
 
 impl Gate {
-    /// Reads the keys and what they spent. To be called after the journals of earlier runs are imported. `run` is random.
+    /// Reads the keys. To be called after the journals of earlier runs are imported. `run` is random.
     ///
     /// # Errors
     /// If the database fails.
@@ -129,34 +88,17 @@ impl Gate {
         store: Store,
         journal: Arc<Journal>,
         run: u64,
-        now_ms: i64,
     ) -> Result<Self, StoreError> {
-        let mut spent: HashMap<String, Counters> = HashMap::new();
-        for reset in Reset::ALL {
-            let since = window_start(reset, now_ms);
-            for (key, amount) in store.charged_since(since).await? {
-                spent.entry(key).or_default().spent[reset as usize] = (since, amount);
-            }
-        }
-        let live = |id: &str, spent: &mut HashMap<String, Counters>| {
-            let used = spent.remove(id).unwrap_or_default();
-            Arc::new(Live { held: AtomicUsize::new(0), used: Mutex::new(used) })
-        };
-        let anonymous = config.anonymous.clone().map(|spec| {
-            let live = live(ANONYMOUS, &mut spent);
-            Arc::new(KeyState { id: ANONYMOUS.into(), spec, revoked: false, live })
-        });
+        let state =
+            |id: &str, spec| KeyState { id: id.into(), spec, revoked: false, live: Arc::default() };
+        let anonymous = config.anonymous.clone().map(|spec| Arc::new(state(ANONYMOUS, spec)));
         let mut keys = HashMap::new();
         for hash in &config.keys {
-            let id: Arc<str> =
-                format!("config_{}", hex::encode(hash.get(..6).unwrap_or(hash))).into();
-            let live = live(&id, &mut spent);
-            let state = KeyState { id, spec: Spec::default(), revoked: false, live };
-            keys.insert(*hash, Arc::new(state));
+            let id = format!("config_{}", hex::encode(hash.get(..6).unwrap_or(hash)));
+            keys.insert(*hash, Arc::new(state(&id, Spec::default())));
         }
         for key in store.api_keys().await? {
-            let live = live(&key.id, &mut spent);
-            keys.insert(key.hash, Arc::new(KeyState::new(key, live)));
+            keys.insert(key.hash, Arc::new(KeyState::new(key, Arc::default())));
         }
         Ok(Self {
             config,
@@ -168,6 +110,7 @@ impl Gate {
             active: AtomicUsize::new(0),
             run,
             next: AtomicU64::new(0),
+            nodes: AtomicU32::new(1),
         })
     }
 
@@ -182,34 +125,84 @@ impl Gate {
             .filter(|(hash, _)| self.config.keys.contains(*hash))
             .map(|(hash, state)| (*hash, Arc::clone(state)))
             .collect();
+        let mut changed = Vec::new();
         for key in self.store.api_keys().await? {
-            // Who is new has spent nothing.
-            let live = old.get(&key.hash).map(|state| Arc::clone(&state.live)).unwrap_or_default();
-            keys.insert(key.hash, Arc::new(KeyState::new(key, live)));
+            let known = old.get(&key.hash);
+            let live = known.map(|state| Arc::clone(&state.live)).unwrap_or_default();
+            let (hash, state) = (key.hash, Arc::new(KeyState::new(key, live)));
+            if known.is_some_and(|known| known.has_another_budget(&state)) {
+                changed.push(Arc::clone(&state));
+            }
+            keys.insert(hash, state);
         }
         self.keys.store(Arc::new(keys));
+        for key in changed {
+            // What was leased of the old budget.
+            self.give_back(&key).await?;
+        }
         Ok(())
     }
 
-    /// Takes up changes of keys within a second or two, until it is told to stop.
+    /// Takes up changes of keys within a second or two, and shares budgets and limits with other processes, until it is told
+    /// to stop.
     pub async fn watch(self: Arc<Self>, stop: CancellationToken) {
-        let mut known = None;
-        let mut failing = false;
-        while tokio::time::timeout(TURN, stop.cancelled()).await.is_err() {
-            let looked = async {
-                let version = self.store.api_keys_version().await?;
-                if known != Some(version) {
-                    self.reload().await?;
-                    known = Some(version);
-                }
-                Ok::<_, StoreError>(())
-            };
-            let looked = looked.await;
+        let (mut known, mut failing, mut turns) = (None, false, 0_u32);
+        loop {
+            let looked = self.look(&mut known, turns.is_multiple_of(RENEW_TURNS)).await;
             if let (Err(error), false) = (&looked, failing) {
                 warn!("changes of API keys are not noticed at the moment: {error}");
             }
             failing = looked.is_err();
+            turns = turns.wrapping_add(1);
+            if tokio::time::timeout(TURN, stop.cancelled()).await.is_ok() {
+                return;
+            }
         }
+    }
+
+    async fn look(&self, known: &mut Option<i64>, renew: bool) -> Result<(), StoreError> {
+        let version = self.store.api_keys_version().await?;
+        if *known != Some(version) {
+            self.reload().await?;
+            *known = Some(version);
+        }
+        if renew {
+            self.renew(clock::unix_ms()).await?;
+        }
+        self.give_back_idle(clock::unix_ms()).await
+    }
+
+    /// Who this process is to the others on the database.
+    pub(super) fn node(&self) -> &str {
+        self.journal.node()
+    }
+
+    /// How many processes serve the API.
+    pub(super) fn nodes(&self) -> u32 {
+        self.nodes.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_nodes(&self, nodes: u32) {
+        self.nodes.store(nodes.max(1), Ordering::Relaxed);
+    }
+
+    /// This process's part of a limit: at least 1.
+    pub(super) fn part(&self, limit: u32) -> u32 {
+        limit.div_ceil(self.nodes())
+    }
+
+    pub(super) fn all_keys(&self) -> Vec<Arc<KeyState>> {
+        let keys = self.keys.load();
+        keys.values().chain(&self.anonymous).map(Arc::clone).collect()
+    }
+
+    /// What tells how much of the limits of a caller's key is left; `None` for strangers.
+    pub fn levels(&self, bearer: Option<&str>) -> Option<Levels> {
+        let key = match self.anonymous_for(bearer) {
+            Some(anonymous) => Arc::clone(anonymous),
+            None => self.keys.load().get(&hash(bearer?.trim())).cloned()?,
+        };
+        Some(Levels { key, nodes: self.nodes() })
     }
 
     /// Whether a caller needs no key. Many clients insist on sending one, so a text that is no key counts as none; one that
@@ -255,12 +248,14 @@ impl Gate {
         }
         let admission = Admission { gate: Arc::clone(self), key };
         let (key, active) = (&admission.key, self.active.load(Ordering::Relaxed));
-        if let Some(limit) = key.spec.parallel.filter(|limit| held >= *limit as usize) {
+        let is_full = |limit: &u32| held >= self.part(*limit) as usize;
+        if let Some(limit) = key.spec.parallel.filter(is_full) {
             return Err(Denied::Parallel { limit });
         }
         fair(self.config.concurrency, active, held, all)?;
         if let Some(limit) = key.spec.requests_per_minute {
-            key.live.used().requests.take(limit, 1, now_ms).map_err(|short| Denied::Requests {
+            let part = self.part(limit);
+            key.live.used().requests.take(part, 1, now_ms).map_err(|short| Denied::Requests {
                 limit,
                 wait: Duration::from_millis(match short {
                     Short::Wait(wait) => wait,
@@ -284,7 +279,7 @@ impl Gate {
             Some(_) | None => Ok(Owner {
                 id: Arc::clone(&key.id),
                 budget: key.spec.budget,
-                remaining: key.remaining(now_ms),
+                reset: key.spec.budget_reset,
             }),
         }
     }
@@ -294,247 +289,9 @@ impl Gate {
 #[derive(Debug, Clone)]
 pub struct Owner {
     pub id: Arc<str>,
-    pub budget: Option<Usd>,
     /// `None`: not limited.
-    pub remaining: Option<Usd>,
-}
-
-impl KeyState {
-    fn new(key: Key, live: Arc<Live>) -> Self {
-        Self { id: key.id.into(), spec: key.spec, revoked: key.revoked_ms.is_some(), live }
-    }
-
-    /// What is left of the budget, reservations not counted.
-    fn remaining(&self, now_ms: i64) -> Option<Usd> {
-        let spent = self.live.used().spent(self.spec.budget_reset, now_ms);
-        Some(self.spec.budget?.minus(spent).max(Usd::ZERO))
-    }
-}
-
-/// A request that was let in. It counts as under way until this is dropped.
-#[derive(Debug)]
-pub struct Admission {
-    gate: Arc<Gate>,
-    key: Arc<KeyState>,
-}
-
-impl Drop for Admission {
-    fn drop(&mut self) {
-        self.gate.held.fetch_sub(1, Ordering::Relaxed);
-        if self.key.live.held.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.gate.active.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
-}
-
-/// The `x-ratelimit-…` headers of an answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Headers {
-    pub requests: Option<Level>,
-    pub tokens: Option<Level>,
-}
-
-impl Headers {
-    /// Writes them, where the key has the limit.
-    pub fn write(&self, headers: &mut HeaderMap) {
-        for (level, names) in [
-            (self.requests, ["limit-requests", "remaining-requests", "reset-requests"]),
-            (self.tokens, ["limit-tokens", "remaining-tokens", "reset-tokens"]),
-        ] {
-            let Some(level) = level else { continue };
-            let texts = [
-                level.limit.to_string(),
-                level.remaining.to_string(),
-                format!("{}ms", level.reset_ms),
-            ];
-            for (name, text) in names.into_iter().zip(texts) {
-                let name = format!("x-ratelimit-{name}");
-                if let (Ok(name), Ok(value)) =
-                    (name.parse::<axum::http::HeaderName>(), HeaderValue::try_from(text))
-                {
-                    headers.insert(name, value);
-                }
-            }
-        }
-    }
-}
-
-impl Admission {
-    /// The key's id, as in the ledger.
-    pub fn key(&self) -> &str {
-        &self.key.id
-    }
-
-    /// How much of the limits is left.
-    pub fn headers(&self, now_ms: i64) -> Headers {
-        let (spec, used) = (&self.key.spec, self.key.live.used());
-        Headers {
-            requests: spec.requests_per_minute.map(|limit| used.requests.level(limit, now_ms)),
-            tokens: spec.tokens_per_minute.map(|limit| used.tokens.level(limit, now_ms)),
-        }
-    }
-
-    /// Whether the key may use a task.
-    pub fn may_use(&self, task: &Task) -> bool {
-        self.key.spec.models.is_empty() || self.key.spec.models.contains(&task.id)
-    }
-
-    /// Reserves tokens and money for the most that a request can use: `choices` answers of `max_completion` tokens each.
-    /// `prompt_tokens` has to be an upper bound: no more than what is reserved is ever charged.
-    ///
-    /// # Errors
-    /// If the key may not use the task, or has too little left, or what the request costs could not be written down.
-    pub fn reserve(
-        self,
-        task: &Task,
-        prompt_tokens: u64,
-        max_completion: u32,
-        choices: u32,
-        now_ms: i64,
-    ) -> Result<Reservation, Denied> {
-        if !self.may_use(task) {
-            return Err(Denied::Model(task.id.clone()));
-        }
-        let completion = u64::from(max_completion) * u64::from(choices);
-        let needs = prompt_tokens.saturating_add(completion);
-        let most = task.price.of(prompt_tokens, completion);
-        let spec = &self.key.spec;
-        {
-            let mut used = self.key.live.used();
-            if let Some(budget) = spec.budget {
-                let left = budget.minus(used.spent(spec.budget_reset, now_ms)).minus(used.reserved);
-                // A budget that is used up is not for free tasks either.
-                if most > left || left <= Usd::ZERO {
-                    return Err(Denied::Budget { needs: most, left: left.max(Usd::ZERO) });
-                }
-            }
-            if let Some(limit) = spec.tokens_per_minute {
-                used.tokens.take(limit, needs, now_ms).map_err(|short| match short {
-                    Short::Wait(wait) => {
-                        Denied::Tokens { limit, needs, wait: Duration::from_millis(wait) }
-                    }
-                    Short::Never => Denied::TooLarge { limit, needs },
-                })?;
-            }
-            used.reserved = used.reserved.plus(most);
-        }
-        let number = self.gate.next.fetch_add(1, Ordering::Relaxed);
-        let id = format!("{:016x}-{number:08x}", self.gate.run);
-        let opened = Record::Opened { id: id.clone(), key: Arc::clone(&self.key.id) };
-        let written = self.gate.journal.append(&opened);
-        let reservation = Reservation {
-            admission: self,
-            id,
-            task: task.id.clone(),
-            price: task.price,
-            most,
-            tokens: needs,
-            state: if written.is_ok() { State::Noted } else { State::Unnoted },
-        };
-        // What costs nothing is given away anyhow.
-        if written.is_err() && !task.price.is_free() {
-            return Err(Denied::NoLedger);
-        }
-        Ok(reservation)
-    }
-}
-
-/// What a request really used.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Used {
-    pub prompt_tokens: u64,
-    /// That the user was given: of an answer that broke off, those before.
-    pub completion_tokens: u64,
-    pub uid: Option<u16>,
-    pub hotkey: Option<String>,
-    /// Miners that were asked.
-    pub attempts: u32,
-    pub streamed: bool,
-}
-
-/// Money and tokens that are set aside for a request. Dropped, nothing is charged.
-#[derive(Debug)]
-pub struct Reservation {
-    admission: Admission,
-    id: String,
-    task: common::TaskId,
-    price: common::money::Price,
-    most: Usd,
-    tokens: u64,
-    state: State,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    /// The journal says that it began.
-    Noted,
-    Unnoted,
-    Settled,
-}
-
-impl Reservation {
-    /// The request's id, as in the ledger.
-    pub fn id(&self) -> &str {
-        &self.id
-    }
-
-    /// How much of the key's limits is left.
-    pub fn headers(&self, now_ms: i64) -> Headers {
-        self.admission.headers(now_ms)
-    }
-
-    /// Charges what was used, at most what was reserved, and returns it. To be called before the user gets the end of the
-    /// answer: once this has returned, the charge survives the end of the process.
-    ///
-    /// # Errors
-    /// If it cannot be written down; nothing is charged then.
-    pub fn settle(mut self, used: Used, now_ms: i64) -> Result<Usd, Denied> {
-        let amount = self.price.of(used.prompt_tokens, used.completion_tokens).min(self.most);
-        let tokens = used.prompt_tokens.saturating_add(used.completion_tokens).min(self.tokens);
-        let entry = Entry {
-            id: self.id.clone(),
-            at_ms: now_ms,
-            key: Arc::clone(&self.admission.key.id),
-            task: self.task.clone(),
-            prompt_tokens: used.prompt_tokens,
-            completion_tokens: used.completion_tokens,
-            amount: amount.into(),
-            uid: used.uid,
-            hotkey: used.hotkey,
-            attempts: used.attempts,
-            streamed: used.streamed,
-        };
-        let written = self.admission.gate.journal.append(&Record::Settled(entry));
-        if written.is_err() && !self.price.is_free() {
-            return Err(Denied::NoLedger);
-        }
-        self.state = State::Settled;
-        let mut counters = self.admission.key.live.used();
-        counters.reserved = counters.reserved.minus(self.most);
-        counters.charge(amount, now_ms);
-        counters.tokens.give_back(self.tokens - tokens);
-        drop(counters);
-        Ok(amount)
-    }
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        if self.state == State::Settled {
-            return;
-        }
-        {
-            let mut counters = self.admission.key.live.used();
-            counters.reserved = counters.reserved.minus(self.most);
-            if self.admission.key.spec.tokens_per_minute.is_some() {
-                counters.tokens.give_back(self.tokens);
-            }
-        }
-        if self.state == State::Noted {
-            // What is lost here is counted as cut off, and the journal has said why.
-            _ = self.admission.gate.journal.append(&Record::Released { id: self.id.clone() });
-        }
-    }
+    pub budget: Option<Usd>,
+    pub reset: Reset,
 }
 
 /// The key in `Authorization: Bearer KEY`.

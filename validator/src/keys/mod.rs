@@ -1,12 +1,15 @@
 //! Keys of the organic API: who may call, for which tasks, how much, and for how much money.
 
+mod admission;
 pub mod bucket;
+mod budgets;
 mod calendar;
 pub mod cli;
-
 mod denied;
 pub mod edit;
 mod gate;
+mod headers;
+mod live;
 #[cfg(test)]
 mod tests;
 
@@ -20,9 +23,11 @@ use rand::CryptoRng;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+pub use admission::{Admission, Reservation, Used};
 pub use calendar::{day_ms, parse_day, window_start};
 pub use denied::Denied;
-pub use gate::{Admission, Gate, GateConfig, Headers, Owner, Reservation, Used, bearer, now_ms};
+pub use gate::{Gate, GateConfig, Owner, bearer, now_ms};
+pub use headers::{Headers, Levels};
 
 /// What a key that is made here begins with.
 const PREFIX: &str = "ts-";
@@ -36,10 +41,6 @@ pub enum Reset {
     Daily,
     Weekly,
     Monthly,
-}
-
-impl Reset {
-    pub(crate) const ALL: [Self; 4] = [Self::Never, Self::Daily, Self::Weekly, Self::Monthly];
 }
 
 /// How much a key may do. What is absent is not limited.

@@ -35,12 +35,17 @@ struct Bed {
 
 async fn bed(folder: &Path, run: u64, anonymous: Option<Spec>) -> Bed {
     let at = Location::Sqlite(folder.join("x.sqlite"));
-    let store = Store::open(&at).await.unwrap();
     let journals = crate::ledger::folder(&at, None);
-    let journal = Arc::new(Journal::open(&journals, run, NOW).unwrap());
+    process(&at, &journals, run, anonymous).await
+}
+
+/// One of the processes on a database.
+async fn process(at: &Location, journals: &Path, run: u64, anonymous: Option<Spec>) -> Bed {
+    let store = Store::open(at).await.unwrap();
+    let journal = Arc::new(Journal::open(journals, run, NOW).unwrap());
     let importer = Importer::start(Arc::clone(&journal), store.clone()).await.unwrap();
     let config = GateConfig { anonymous, keys: BTreeSet::new(), concurrency: 64 };
-    let gate = Gate::open(config, store.clone(), journal, run, NOW).await.unwrap();
+    let gate = Gate::open(config, store.clone(), journal, run).await.unwrap();
     Bed { store, gate: Arc::new(gate), importer }
 }
 
@@ -53,7 +58,10 @@ fn used(prompt_tokens: u64, completion_tokens: u64) -> Used {
 }
 
 async fn charged(store: &Store) -> Usd {
-    store.charged_since(i64::MIN).await.unwrap().into_values().fold(Usd::ZERO, Usd::plus)
+    let mut sum = Usd::ZERO;
+    let add = |entry: crate::ledger::Entry| sum = sum.plus(Usd::from_pico(entry.amount.0));
+    store.ledger(i64::MIN, i64::MAX, add).await.unwrap();
+    sum
 }
 
 #[tokio::test]
@@ -77,18 +85,19 @@ async fn a_key_is_let_in_as_its_limits_say() {
 
     let first = enter().unwrap();
     assert_eq!(enter().unwrap_err(), Denied::Parallel { limit: 1 });
-    let first = first.reserve(&task, 10, 80, 1, NOW).unwrap();
-    assert_eq!(first.headers(NOW).tokens.map(|level| level.remaining), Some(10));
+    let levels = first.levels();
+    let first = first.reserve(&task, 10, 80, 1, NOW).await.unwrap();
+    assert_eq!(levels.headers(NOW).tokens.map(|level| level.remaining), Some(10));
     assert_eq!(first.settle(used(10, 20), NOW), Ok(Usd::from_pico(170)));
 
     let second = enter().unwrap();
-    assert_eq!(second.headers(NOW).tokens.map(|level| level.remaining), Some(70));
+    assert_eq!(second.levels().headers(NOW).tokens.map(|level| level.remaining), Some(70));
     let wait = std::time::Duration::from_secs(6);
     let denied = Denied::Tokens { limit: 100, needs: 80, wait };
-    assert_eq!(second.reserve(&task, 79, 1, 1, NOW).unwrap_err(), denied);
+    assert_eq!(second.reserve(&task, 79, 1, 1, NOW).await.unwrap_err(), denied);
     let third = enter().unwrap();
     let left = Usd::from_pico(830);
-    let denied = third.reserve(&task, 0, 70, 2, NOW).unwrap_err();
+    let denied = third.reserve(&task, 0, 70, 2, NOW).await.unwrap_err();
     assert_eq!(denied, Denied::Budget { needs: Usd::from_pico(980), left });
     assert!(matches!(enter().unwrap_err(), Denied::Requests { limit: 3, .. }));
 
@@ -110,10 +119,31 @@ async fn what_cannot_be_written_down_is_not_given_away() {
     std::fs::remove_dir_all(folder.path().join("x.sqlite-ledger")).unwrap();
     let mut task = task();
     let enter = || bed.gate.identify(None, NOW).unwrap();
-    assert_eq!(enter().reserve(&task, 1, 1, 1, NOW).unwrap_err(), Denied::NoLedger);
+    // The first is noticed at its end, all others before they begin.
+    let first = enter().reserve(&task, 1, 1, 1, NOW).await.unwrap();
+    assert_eq!(first.settle(used(1, 1), NOW), Err(Denied::NoLedger));
+    assert_eq!(enter().reserve(&task, 1, 1, 1, NOW).await.unwrap_err(), Denied::NoLedger);
     task.price = Price::default();
-    let free = enter().reserve(&task, 1, 1, 1, NOW).unwrap();
+    let free = enter().reserve(&task, 1, 1, 1, NOW).await.unwrap();
     assert_eq!(free.settle(used(1, 1), NOW), Ok(Usd::ZERO));
+}
+
+/// Sends so many requests, and returns what the settled ones were said to cost.
+async fn spend(gate: &Arc<Gate>, task: &Task, worker: u64, requests: u32, now_ms: i64) -> Usd {
+    let mut rng = ChaCha12Rng::seed_from_u64(worker);
+    let mut acknowledged = Usd::ZERO;
+    for _ in 0..requests {
+        let (prompt, most) = (rng.random_range(1..100), rng.random_range(1..200));
+        let admission = gate.identify(None, now_ms).unwrap();
+        let reserved = admission.reserve(task, prompt, most, 1, now_ms).await;
+        let Ok(reservation) = reserved else { continue };
+        if rng.random_bool(0.8) {
+            // Miners may claim more than was asked for.
+            let answer = used(prompt + 5, rng.random_range(0..2 * u64::from(most)));
+            acknowledged = acknowledged.plus(reservation.settle(answer, now_ms).unwrap());
+        }
+    }
+    acknowledged
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -125,22 +155,7 @@ async fn thousands_at_once_never_exceed_a_budget_and_add_up() {
     let mut workers = tokio::task::JoinSet::new();
     for worker in 0..8 {
         let (gate, task) = (Arc::clone(&bed.gate), Arc::clone(&task));
-        workers.spawn_blocking(move || {
-            let mut rng = ChaCha12Rng::seed_from_u64(worker);
-            let mut acknowledged = Usd::ZERO;
-            for _ in 0..500 {
-                let (prompt, most) = (rng.random_range(1..100), rng.random_range(1..200));
-                let reserved =
-                    gate.identify(None, NOW).unwrap().reserve(&task, prompt, most, 1, NOW);
-                let Ok(reservation) = reserved else { continue };
-                if rng.random_bool(0.8) {
-                    // Miners may claim more than was asked for.
-                    let answer = used(prompt + 5, rng.random_range(0..2 * u64::from(most)));
-                    acknowledged = acknowledged.plus(reservation.settle(answer, NOW).unwrap());
-                }
-            }
-            acknowledged
-        });
+        workers.spawn(async move { spend(&gate, &task, worker, 500, NOW).await });
     }
     let acknowledged = workers.join_all().await.into_iter().fold(Usd::ZERO, Usd::plus);
     bed.importer.import().await.unwrap();
@@ -214,11 +229,15 @@ async fn charges_until_killed() {
     let task = Arc::new(task());
     for worker in 0..4 {
         let (gate, task) = (Arc::clone(&gate), Arc::clone(&task));
-        std::thread::spawn(move || {
+        tokio::spawn(async move {
             let mut rng = ChaCha12Rng::seed_from_u64(round * 10 + worker);
             loop {
                 let admission = gate.identify(None, NOW).unwrap();
-                let Ok(reservation) = admission.reserve(&task, 50, 100, 1, NOW) else { continue };
+                let reserved = admission.reserve(&task, 50, 100, 1, NOW).await;
+                let Ok(reservation) = reserved else {
+                    tokio::task::yield_now().await;
+                    continue;
+                };
                 let id = reservation.id().to_owned();
                 if rng.random_bool(0.9) {
                     let used = used(rng.random_range(0..50), rng.random_range(0..100));
@@ -233,6 +252,84 @@ async fn charges_until_killed() {
     loop {
         importer.import().await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn processes_on_one_database_spend_a_budget_together_and_never_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let budget = Usd::from_pico(500_000);
+    let anonymous = Some(Spec { budget: Some(budget), ..spec() });
+    let at = Location::Sqlite(folder.path().join("x.sqlite"));
+    let mut processes = Vec::new();
+    for number in 0..3 {
+        let journals = folder.path().join(number.to_string());
+        processes.push(process(&at, &journals, number, anonymous.clone()).await);
+    }
+    let task = Arc::new(task());
+    let mut acknowledged = Usd::ZERO;
+    // Each time all of them learn how many there are, and give back what they did not use.
+    for round in 0..4_i64 {
+        let now_ms = NOW + round * 60_000;
+        let mut workers = tokio::task::JoinSet::new();
+        for bed in &processes {
+            bed.gate.renew(now_ms).await.unwrap();
+            let (gate, task) = (Arc::clone(&bed.gate), Arc::clone(&task));
+            workers.spawn(async move { spend(&gate, &task, 9, 300, now_ms).await });
+        }
+        acknowledged = workers.join_all().await.into_iter().fold(acknowledged, Usd::plus);
+        for bed in &processes {
+            bed.gate.renew(now_ms).await.unwrap();
+            bed.importer.import().await.unwrap();
+            bed.gate.give_back_idle(now_ms + 30_000).await.unwrap();
+        }
+        assert!(acknowledged <= budget, "{acknowledged}");
+    }
+    assert_eq!(charged(&processes[0].store).await, acknowledged);
+    assert!(acknowledged.pico() > budget.pico() * 99 / 100, "{acknowledged}");
+}
+
+#[tokio::test]
+async fn limits_are_divided_and_a_budget_that_was_lowered_holds_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let bed = bed(folder.path(), 1, None).await;
+    let limits = Spec {
+        requests_per_minute: Some(10),
+        parallel: Some(3),
+        budget: Some(Usd::from_pico(1_000_000)),
+        ..spec()
+    };
+    let made = edit::create(&bed.store, limits.clone()).await.unwrap();
+    bed.gate.reload().await.unwrap();
+    let task = task();
+    let enter = || bed.gate.identify(Some(&made.secret), NOW);
+    let spent = enter().unwrap().reserve(&task, 10, 10, 1, NOW).await.unwrap();
+    spent.settle(used(10, 10), NOW).unwrap();
+    bed.importer.import().await.unwrap();
+
+    let lower = Spec { budget: Some(Usd::from_pico(150)), ..limits };
+    let change = |key: &mut Key| {
+        key.spec = lower.clone();
+        Ok::<_, crate::store::StoreError>(())
+    };
+    bed.store.change_api_key(&made.key.id, change).await.unwrap().unwrap();
+    bed.gate.reload().await.unwrap();
+    let denied = enter().unwrap().reserve(&task, 10, 10, 1, NOW).await.unwrap_err();
+    let left = Usd::from_pico(50);
+    assert_eq!(denied, Denied::Budget { needs: Usd::from_pico(100), left });
+
+    // Another process appears.
+    bed.store.renew_leases("other", NOW, 60_000).await.unwrap();
+    bed.gate.renew(NOW).await.unwrap();
+    let levels = bed.gate.levels(Some(&made.secret)).unwrap().headers(NOW).requests.unwrap();
+    assert_eq!((levels.limit, levels.remaining), (10, 6));
+    let both = (enter().unwrap(), enter().unwrap());
+    assert_eq!(enter().unwrap_err(), Denied::Parallel { limit: 3 });
+    drop(both);
+    // It has not been heard of for a minute.
+    bed.gate.renew(NOW + 60_001).await.unwrap();
+    let three = [enter().unwrap(), enter().unwrap(), enter().unwrap()];
+    assert_eq!(enter().unwrap_err(), Denied::Parallel { limit: 3 });
+    drop(three);
 }
 
 #[tokio::test]

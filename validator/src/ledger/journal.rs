@@ -2,16 +2,19 @@
 //!
 //! What was written survives the end of the process at any moment: it is in the system's page cache. Nothing is synced, so
 //! a power cut can lose the last seconds; they are not charged then.
+//!
+//! That a request has begun is written a little later, if it is not over by then: most are, and need one record, not two.
 
+use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tracing::{error, info, warn};
 
-use super::record::{Record, decode};
+use super::record::{Entry, Record, decode};
 
 /// A file that is longer is followed by another.
 const ROTATE_AT: u64 = 8 << 20;
@@ -37,6 +40,8 @@ struct Inner {
     open: Option<Open>,
     /// The next file's number.
     next: u64,
+    /// Requests that have begun, by their ids, of which that is not written.
+    begun: HashMap<String, Arc<str>>,
 }
 
 #[derive(Debug)]
@@ -90,7 +95,7 @@ impl Journal {
         Ok(Self {
             folder: folder.to_owned(),
             node,
-            inner: Mutex::new(Inner { open: None, next }),
+            inner: Mutex::new(Inner { open: None, next, begun: HashMap::new() }),
             failing: AtomicBool::new(false),
             _lock: lock,
         })
@@ -101,12 +106,61 @@ impl Journal {
         &self.node
     }
 
-    /// Writes a record, all or nothing: once this has returned, it survives the end of the process.
+    /// A request begins. While the journal can be written, that is only noted.
+    ///
+    /// # Errors
+    /// If the disk is full or fails, and did so before.
+    pub fn begin(&self, id: &str, key: &Arc<str>) -> io::Result<()> {
+        if self.failing.load(Ordering::Relaxed) {
+            return self.append(&Record::Opened { id: id.to_owned(), key: Arc::clone(key) });
+        }
+        self.inner().begun.insert(id.to_owned(), Arc::clone(key));
+        Ok(())
+    }
+
+    /// Writes that requests have begun that are not over.
+    ///
+    /// # Errors
+    /// If the disk is full or fails.
+    pub fn write_begun(&self) -> io::Result<()> {
+        // One lock for all of it: none of them may end in between.
+        let mut inner = self.inner();
+        if inner.begun.is_empty() {
+            return Ok(());
+        }
+        let mut bytes = Vec::new();
+        for (id, key) in &inner.begun {
+            let opened = Record::Opened { id: id.clone(), key: Arc::clone(key) };
+            bytes.extend(opened.encode()?);
+        }
+        self.write(&mut inner, &bytes)?;
+        inner.begun.clear();
+        Ok(())
+    }
+
+    /// A request is over and charged: written, all or nothing. Once this has returned, it survives the end of the process.
     ///
     /// # Errors
     /// If the disk is full or fails; said in the log when it begins and when it is over.
-    pub fn append(&self, record: &Record) -> io::Result<()> {
-        let written = record.encode().and_then(|bytes| self.write(&bytes));
+    pub fn settle(&self, entry: Entry) -> io::Result<()> {
+        self.inner().begun.remove(&entry.id);
+        self.append(&Record::Settled(entry))
+    }
+
+    /// A request is over and not charged.
+    pub fn release(&self, id: &str) {
+        if self.inner().begun.remove(id).is_none() {
+            // What is lost here is counted as cut off, and the log has said why.
+            let _ = self.append(&Record::Released { id: id.to_owned() });
+        }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn append(&self, record: &Record) -> io::Result<()> {
+        let written = record.encode().and_then(|bytes| self.write(&mut self.inner(), &bytes));
         let failing = written.is_err();
         if self.failing.load(Ordering::Relaxed) != failing
             && self.failing.swap(failing, Ordering::Relaxed) != failing
@@ -122,8 +176,7 @@ impl Journal {
         written
     }
 
-    fn write(&self, bytes: &[u8]) -> io::Result<()> {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+    fn write(&self, inner: &mut Inner, bytes: &[u8]) -> io::Result<()> {
         if inner.open.as_ref().is_some_and(|open| open.length >= ROTATE_AT) {
             inner.open = None;
         }
@@ -167,7 +220,7 @@ impl Journal {
     pub fn read(&self, name: &str, position: u64) -> io::Result<Chunk> {
         // Asked before it is read: what is appended meanwhile is only looked at the next time.
         let growing = {
-            let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+            let inner = self.inner();
             inner.open.as_ref().is_some_and(|open| open.name == name)
         };
         let mut file = File::open(self.folder.join(name))?;

@@ -59,6 +59,7 @@ impl Importer {
     pub async fn start(journal: Arc<Journal>, store: Store) -> Result<Self, ImportError> {
         let importer = Self { journal, store };
         importer.import().await?;
+        importer.store.end_leases(importer.journal.node()).await?;
         let cut_off = importer.store.count_cut_off(importer.journal.node()).await?;
         if cut_off > 0 {
             warn!(
@@ -73,6 +74,8 @@ impl Importer {
     /// # Errors
     /// If the journal or the database fails: each chunk is there wholly or not at all.
     pub async fn import(&self) -> Result<usize, ImportError> {
+        // What cannot be written can still be read.
+        let begun = self.journal.write_begun();
         let mut count = 0;
         for name in self.journal.files()? {
             let mut position = self.store.journal_position(&name).await?;
@@ -97,6 +100,7 @@ impl Importer {
                 }
             }
         }
+        begun?;
         Ok(count)
     }
 
@@ -114,6 +118,11 @@ impl Importer {
                 Err(_) => {}
             }
             if stopped {
+                if let (false, Err(error)) =
+                    (failing, self.store.end_leases(self.journal.node()).await)
+                {
+                    warn!("other processes wait a minute for this one's part of budgets: {error}");
+                }
                 return;
             }
         }

@@ -7,7 +7,7 @@ use futures::TryStreamExt;
 use serde::Serialize;
 
 use super::database::{Fields, Value, values};
-use super::{Store, StoreError, failed};
+use super::{Store, StoreError, failed, leases};
 use crate::ledger::{Entry, Pico, Record};
 
 /// What one key used of one task on one day.
@@ -71,7 +71,15 @@ impl Store {
             .into_iter()
             .map(|(id, key)| [Value::from(id), Value::from(node), Value::from(key)])
             .collect();
+        let mut charged: BTreeMap<&str, Usd> = BTreeMap::new();
+        for record in records {
+            if let Record::Settled(entry) = record {
+                let sum = charged.entry(&entry.key).or_insert(Usd::ZERO);
+                *sum = sum.plus(Usd::from_pico(entry.amount.0));
+            }
+        }
         let mut transaction = self.database.begin().await.map_err(&failed)?;
+        leases::imported(&mut transaction, node, &charged).await.map_err(&failed)?;
         transaction
             .insert(
                 "INSERT INTO ledger (id, at_ms, key_id, task, prompt_tokens, completion_tokens, amount, uid, hotkey,
@@ -138,23 +146,15 @@ impl Store {
         Ok(count)
     }
 
-    /// What each key was charged since a moment, in Unix milliseconds.
+    /// What a key was charged since a moment, in Unix milliseconds, as far as it is imported.
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn charged_since(&self, at_ms: i64) -> Result<BTreeMap<String, Usd>, StoreError> {
-        let mut charged = BTreeMap::new();
-        let mut rows = self.database.rows(
-            "SELECT key_id, CAST(SUM(amount) AS BIGINT) FROM ledger WHERE at_ms >= $1 GROUP BY key_id",
-            values![at_ms],
-        );
-        while let Some(row) = rows.try_next().await.map_err(failed("add up what keys spent"))? {
-            let mut fields = row.fields();
-            let read = fields.text().map(str::to_owned);
-            let read = read.and_then(|key| Ok((key, Usd::from_pico(fields.int()?))));
-            charged.extend(self.readable("ledger", read));
-        }
-        Ok(charged)
+    pub async fn charged(&self, key: &str, since_ms: i64) -> Result<Usd, StoreError> {
+        let failed = failed("add up what a key spent");
+        let query = "SELECT CAST(COALESCE(SUM(amount), 0) AS BIGINT) FROM ledger WHERE key_id = $1 AND at_ms >= $2";
+        let row = self.database.first(query, values![key, since_ms]).await.map_err(&failed)?;
+        row.map_or(Ok(0), |row| row.fields().int()).map(Usd::from_pico).map_err(failed)
     }
 
     /// By day, key and task, from a moment on and before another, in Unix milliseconds; of one key, or of all.

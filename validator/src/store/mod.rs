@@ -7,6 +7,7 @@ mod database;
 mod declared;
 mod error;
 mod keys;
+mod leases;
 mod ledger;
 mod location;
 mod periods;
@@ -31,6 +32,7 @@ use database::{Database, Record};
 
 pub use checks::{ANSWERS_PER_CONTENDER, CheckStanding, CheckedAnswer, PendingCheck};
 pub use error::StoreError;
+pub use leases::{Leased, Wanted};
 pub use ledger::Usage;
 pub use location::{Location, LocationError};
 pub use periods::PeriodId;
