@@ -1,6 +1,7 @@
 //! Reads a stream of server-sent events from an untrusted miner.
 
 use bytes::{Buf, Bytes, BytesMut};
+use memchr::memchr;
 
 /// The largest single event: the receipt of a long answer.
 const MAX_EVENT_BYTES: usize = 4 << 20;
@@ -38,8 +39,7 @@ impl Events {
     /// If the event under way is too large.
     pub fn next(&mut self) -> Result<Option<EventData>, TooLarge> {
         loop {
-            let Some(end) = self.buffer[self.searched..].iter().position(|byte| *byte == b'\n')
-            else {
+            let Some(end) = memchr(b'\n', &self.buffer[self.searched..]) else {
                 self.searched = self.buffer.len();
                 return if self.searched > MAX_EVENT_BYTES { Err(TooLarge) } else { Ok(None) };
             };

@@ -46,7 +46,7 @@ struct Told<'a> {
     #[serde(borrow)]
     choices: Vec<Choice<'a>>,
     #[serde(borrow, default)]
-    receipt: Option<&'a RawValue>,
+    receipt: Option<TellsReceipt<'a>>,
 }
 
 #[derive(Deserialize)]
@@ -192,7 +192,7 @@ impl AnswerStream {
             }
         })?;
         if let Some(receipt) = receipt {
-            self.receipt = Some(self.read_receipt(receipt.get()).map_err(garbage)?);
+            self.receipt = Some(self.receipt_of(receipt).map_err(garbage)?);
             return Ok(None);
         }
         let Some(choice) = choices.into_iter().next() else { return Ok(None) };
@@ -210,8 +210,8 @@ impl AnswerStream {
         Ok((piece != Piece::default()).then_some(piece))
     }
 
-    fn read_receipt(&self, json: &str) -> Result<Receipt, serde_json::Error> {
-        let TellsReceipt { generated, hotkey, signature, tag } = serde_json::from_str(json)?;
+    fn receipt_of(&self, told: TellsReceipt<'_>) -> Result<Receipt, serde_json::Error> {
+        let TellsReceipt { generated, hotkey, signature, tag } = told;
         let hotkey = match &self.proof {
             Proof::Session(session, _) if session.receiver() == hotkey => self.query.miner,
             Proof::Session(..) | Proof::Signature => hotkey.parse().map_err(de::Error::custom)?,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::http::{HeaderMap, HeaderValue};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::bucket::{Bucket, Level};
 use super::live::KeyState;
@@ -38,26 +38,31 @@ pub struct Headers {
     pub tokens: Option<Level>,
 }
 
+/// Names of the limit, of what remains, and of when it is whole again.
+type Names = [HeaderName; 3];
+
+const REQUESTS: Names = [
+    HeaderName::from_static("x-ratelimit-limit-requests"),
+    HeaderName::from_static("x-ratelimit-remaining-requests"),
+    HeaderName::from_static("x-ratelimit-reset-requests"),
+];
+const TOKENS: Names = [
+    HeaderName::from_static("x-ratelimit-limit-tokens"),
+    HeaderName::from_static("x-ratelimit-remaining-tokens"),
+    HeaderName::from_static("x-ratelimit-reset-tokens"),
+];
+
 impl Headers {
     /// Writes them, where the key has the limit.
     pub fn write(&self, headers: &mut HeaderMap) {
-        for (level, names) in [
-            (self.requests, ["limit-requests", "remaining-requests", "reset-requests"]),
-            (self.tokens, ["limit-tokens", "remaining-tokens", "reset-tokens"]),
-        ] {
+        for (level, [limit, remaining, reset]) in [(self.requests, REQUESTS), (self.tokens, TOKENS)]
+        {
             let Some(level) = level else { continue };
-            let texts = [
-                level.limit.to_string(),
-                level.remaining.to_string(),
-                format!("{}ms", level.reset_ms),
-            ];
-            for (name, text) in names.into_iter().zip(texts) {
-                let name = format!("x-ratelimit-{name}");
-                if let (Ok(name), Ok(value)) =
-                    (name.parse::<axum::http::HeaderName>(), HeaderValue::try_from(text))
-                {
-                    headers.insert(name, value);
-                }
+            headers.insert(limit, level.limit.into());
+            headers.insert(remaining, level.remaining.into());
+            let whole_again = HeaderValue::try_from(format!("{}ms", level.reset_ms));
+            if let Ok(whole_again) = whole_again {
+                headers.insert(reset, whole_again);
             }
         }
     }

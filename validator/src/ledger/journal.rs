@@ -143,8 +143,8 @@ impl Journal {
     /// # Errors
     /// If the disk is full or fails; said in the log when it begins and when it is over.
     pub fn settle(&self, entry: Entry) -> io::Result<()> {
-        self.inner().begun.remove(&entry.id);
-        self.append(&Record::Settled(entry))
+        let was_noted = self.inner().begun.remove(&entry.id).is_some();
+        self.append(&if was_noted { Record::Whole(entry) } else { Record::Settled(entry) })
     }
 
     /// A request is over and not charged.

@@ -50,6 +50,8 @@ pub enum Record {
     Released { id: String },
     /// It is over and was charged.
     Settled(Entry),
+    /// A request was charged, and nothing before says that it began.
+    Whole(Entry),
 }
 
 impl Record {

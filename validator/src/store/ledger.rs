@@ -52,12 +52,17 @@ impl Store {
         let failed = failed("take over what requests cost");
         let (mut opened, mut closed, mut entries) =
             (BTreeMap::new(), BTreeSet::new(), Vec::<[Value; 11]>::new());
+        let mut charged: BTreeMap<&str, Usd> = BTreeMap::new();
         for record in records {
             match record {
                 Record::Opened { id, key } => _ = opened.insert(id.as_str(), &**key),
                 Record::Released { id } => _ = closed.insert(id.as_str()),
-                Record::Settled(entry) => {
-                    closed.insert(&entry.id);
+                Record::Settled(entry) | Record::Whole(entry) => {
+                    if matches!(record, Record::Settled(_)) {
+                        closed.insert(&entry.id);
+                    }
+                    let sum = charged.entry(&entry.key).or_insert(Usd::ZERO);
+                    *sum = sum.plus(Usd::from_pico(entry.amount.0));
                     entries.push(row(entry));
                 }
             }
@@ -71,13 +76,6 @@ impl Store {
             .into_iter()
             .map(|(id, key)| [Value::from(id), Value::from(node), Value::from(key)])
             .collect();
-        let mut charged: BTreeMap<&str, Usd> = BTreeMap::new();
-        for record in records {
-            if let Record::Settled(entry) = record {
-                let sum = charged.entry(&entry.key).or_insert(Usd::ZERO);
-                *sum = sum.plus(Usd::from_pico(entry.amount.0));
-            }
-        }
         let mut transaction = self.database.begin().await.map_err(&failed)?;
         leases::imported(&mut transaction, node, &charged).await.map_err(&failed)?;
         transaction
