@@ -57,7 +57,7 @@ impl Judge {
             }
             // New contenders can be asked at once, with the scores that are known.
             self.router.turn();
-            self.route();
+            self.route().await;
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = self.wait_for_checks() => {}
@@ -65,7 +65,7 @@ impl Judge {
             match self.judge().await {
                 Ok(judgement) => {
                     self.judgement.send_replace(Some(Arc::new(judgement)));
-                    self.route();
+                    self.route().await;
                 }
                 Err(error) => {
                     warn!(
@@ -118,14 +118,25 @@ impl Judge {
         Ok(Judgement { scores, scoring })
     }
 
-    fn route(&self) {
+    /// Tells this process's router, and other processes, whom to ask.
+    async fn route(&self) {
+        let candidates = self.candidates();
+        if let Err(error) = self.store.publish(&candidates).await {
+            warn!(
+                "other processes do not learn who may be asked: {:#}",
+                anyhow::Error::from(error)
+            );
+        }
+        self.router.replace(candidates);
+    }
+
+    fn candidates(&self) -> Vec<Candidate> {
         let judgement = self.judgement.borrow().clone();
         let scored = |id: &ContenderId| {
             let scores = &judgement.as_ref()?.scores;
             scores.miners.get(&id.hotkey)?.tasks.get(&id.task)
         };
-        let candidates = self
-            .network
+        self.network
             .contenders()
             .iter()
             .map(|(id, contender)| {
@@ -137,7 +148,6 @@ impl Judge {
                     quality: task.and_then(|task| task.quality()),
                 }
             })
-            .collect();
-        self.router.replace(candidates);
+            .collect()
     }
 }

@@ -14,6 +14,7 @@ mod cycle;
 pub mod evidence;
 pub(crate) mod exam;
 pub mod explain;
+mod follow;
 pub mod gateway;
 mod judge;
 pub mod keys;
@@ -37,6 +38,6 @@ pub mod weightings;
 mod weights;
 mod writer;
 
-pub use app::{App, Handle};
-pub use config::{Config, DEFAULTS};
+pub use app::{ApiApp, App, Handle};
+pub use config::{Config, DEFAULTS, Roles};
 pub use store::WeightsOnChain;

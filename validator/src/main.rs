@@ -17,7 +17,7 @@ use validator::keys::cli::{self, KeysCommand, UsageCommand};
 use validator::scoring::Preset;
 use validator::status::{Shown, Status};
 use validator::tune::{self, Changes};
-use validator::{App, Config};
+use validator::{ApiApp, App, Config};
 use validator::{simulate, submitted};
 
 /// A validator of an inference subnet: it queries miners, has their answers checked by your checking server, scores them,
@@ -36,7 +36,14 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the validator until Ctrl-C.
-    Run(Settings),
+    Run {
+        #[command(flatten)]
+        settings: Settings,
+        /// What this process does: validator, api, or both. One process validates; any number may serve the organic API beside
+        /// it, each with its own --listen, with the same wallet and database. docs/api.md explains it.
+        #[arg(long, value_name = "ROLE,...")]
+        roles: Option<String>,
+    },
     /// Check the configuration and print what is in force, secrets hidden.
     CheckConfig(Settings),
     /// Print the table of all miners of a validator that is running.
@@ -241,10 +248,15 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     run::main(async {
         match cli.command {
-            Command::Run(settings) => {
-                let (config, _) = settings.load()?;
+            Command::Run { settings, roles } => {
+                let more = roles.map(|roles| ("run.roles", roles));
+                let (config, _) = settings.load_with(more.as_slice())?;
                 telemetry::init(settings.common.log_format)?;
-                App::build(config).await?.run_until(run::shutdown()).await
+                if config.roles.validator {
+                    App::build(config).await?.run_until(run::shutdown()).await
+                } else {
+                    ApiApp::build(config).await?.run_until(run::shutdown()).await
+                }
             }
             Command::CheckConfig(settings) => {
                 run::print(&settings.load()?.1);

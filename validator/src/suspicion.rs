@@ -37,8 +37,15 @@ pub struct Suspicions(Mutex<BTreeMap<ContenderId, f64>>);
 impl Suspicions {
     /// Goes on from the last qualities of an earlier run, oldest first.
     pub fn from_history(recent: &BTreeMap<ContenderId, Vec<f64>>) -> Self {
+        let suspicions = Self::default();
+        suspicions.replace(recent);
+        suspicions
+    }
+
+    /// Takes over what another process has found out, as [`from_history`](Self::from_history).
+    pub fn replace(&self, recent: &BTreeMap<ContenderId, Vec<f64>>) {
         let known = recent.iter().map(|(id, qualities)| (id.clone(), suspicion(qualities)));
-        Self(Mutex::new(known.collect()))
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = known.collect();
     }
 
     /// Takes note of a verdict.

@@ -67,6 +67,18 @@ impl Failures {
             .fold(0, u32::saturating_add)
     }
 
+    fn add(&mut self, more: Self) {
+        for (count, more) in [
+            (&mut self.unreachable, more.unreachable),
+            (&mut self.bad_status, more.bad_status),
+            (&mut self.too_late, more.too_late),
+            (&mut self.broken, more.broken),
+            (&mut self.unusable, more.unusable),
+        ] {
+            *count = count.saturating_add(more);
+        }
+    }
+
     fn count(&mut self, kind: FailureKind) {
         let count = match kind {
             FailureKind::Unreachable => &mut self.unreachable,
@@ -120,7 +132,51 @@ pub struct Settled {
     pub distorted: bool,
 }
 
+/// What became of users' requests to one contender in another process, between two moments in Unix milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Report {
+    pub from_ms: i64,
+    pub to_ms: i64,
+    pub served: u32,
+    /// Units of the answers.
+    pub tokens: u64,
+    pub refused: u32,
+    pub failed: Failures,
+    pub void: u32,
+}
+
+impl Report {
+    /// With what a later one says.
+    #[must_use]
+    pub fn and(mut self, later: &Self) -> Self {
+        self.failed.add(later.failed);
+        Self {
+            from_ms: self.from_ms.min(later.from_ms),
+            to_ms: self.to_ms.max(later.to_ms),
+            served: self.served.saturating_add(later.served),
+            tokens: self.tokens.saturating_add(later.tokens),
+            refused: self.refused.saturating_add(later.refused),
+            failed: self.failed,
+            void: self.void.saturating_add(later.void),
+        }
+    }
+}
+
 impl Tally {
+    /// What it says of users' requests, if there were any.
+    pub fn report(&self, from_ms: i64, to_ms: i64) -> Option<Report> {
+        let report = Report {
+            from_ms,
+            to_ms,
+            served: self.served,
+            tokens: self.consumed as u64,
+            refused: self.refused(),
+            failed: self.failed,
+            void: self.void,
+        };
+        (report != Report { from_ms, to_ms, ..Report::default() }).then_some(report)
+    }
+
     /// Everything it was asked and that says something about it.
     pub fn asked(&self) -> u32 {
         self.served.saturating_add(self.refused()).saturating_add(self.failed.sum())
@@ -170,13 +226,7 @@ impl Tally {
                 self.organic_served = self.organic_served.saturating_add(organic);
                 self.consumed += f64::from(tokens);
             }
-            What::Refused if self.consumed + under_way as f64 <= self.declared => {
-                self.refused_within = self.refused_within.saturating_add(1);
-                let cost = self.unused_share();
-                self.refusal_cost += cost;
-                self.organic_refusal_cost += if settled.organic { cost } else { 0.0 };
-            }
-            What::Refused => self.refused_beyond = self.refused_beyond.saturating_add(1),
+            What::Refused => self.refuse(settled.organic, under_way),
             What::Failed(kind) => {
                 self.failed.count(kind);
                 self.organic_failed = self.organic_failed.saturating_add(organic);
@@ -192,6 +242,29 @@ impl Tally {
         } else {
             0.0
         }
+    }
+
+    fn absorb(&mut self, report: &Report, under_way: u64) {
+        self.served = self.served.saturating_add(report.served);
+        self.organic_served = self.organic_served.saturating_add(report.served);
+        self.consumed += report.tokens as f64;
+        for _ in 0..report.refused {
+            self.refuse(true, under_way);
+        }
+        self.failed.add(report.failed);
+        self.organic_failed = self.organic_failed.saturating_add(report.failed.sum());
+        self.void = self.void.saturating_add(report.void);
+    }
+
+    fn refuse(&mut self, organic: bool, under_way: u64) {
+        if self.consumed + under_way as f64 > self.declared {
+            self.refused_beyond = self.refused_beyond.saturating_add(1);
+            return;
+        }
+        self.refused_within = self.refused_within.saturating_add(1);
+        let cost = self.unused_share();
+        self.refusal_cost += cost;
+        self.organic_refusal_cost += if organic { cost } else { 0.0 };
     }
 
     fn count_exams(&mut self, shown: &[f64]) {
@@ -274,6 +347,29 @@ impl Tallies {
         open.period
     }
 
+    /// Counts what became of users' requests in another process, between these times.
+    ///
+    /// A refusal counts by what is known here to be used up. For bursts that are open, the report is one long answer.
+    pub fn absorb(&self, id: &ContenderId, report: &Report, started: Duration, ended: Duration) {
+        let mut open = self.lock();
+        let open = &mut *open;
+        let (mut shown, mut under_way) = (Vec::new(), 0);
+        if let Some(work) = open.work.get_mut(id) {
+            let asked = Asked { started, ended, units: report.tokens as f64, burst: None };
+            under_way = work.under_way;
+            work.exams.sent();
+            shown = work.exams.settle(&asked, false);
+        }
+        open.forget_if_idle(id);
+        let Some(tally) = open.tallies.get_mut(id) else { return };
+        tally.absorb(report, under_way);
+        tally.count_exams(&shown);
+        let asked = report.served.saturating_add(report.refused);
+        let organic = open.organic.entry(id.clone()).or_default();
+        *organic = organic.saturating_add(asked).saturating_add(report.failed.sum());
+        open.changed.insert(id.clone());
+    }
+
     /// Whether a probe can be left out because a user has asked the same in this period; each user's request stands in
     /// for one probe. Probes of bursts always come: users do not ask at a rate that shows a capacity.
     pub fn take_organic(&self, id: &ContenderId) -> bool {
@@ -351,6 +447,31 @@ impl Tallies {
         };
         let ended = std::mem::replace(open, next);
         Some((ended.period?, ended.tallies))
+    }
+
+    /// Goes on with these contenders, in a period that another process has begun. What was counted stays until it is
+    /// [drained](Self::drain), also of those that are no contenders any more.
+    pub fn follow(&self, period: PeriodId, declared: &BTreeMap<ContenderId, Volume>) {
+        let mut open = self.lock();
+        open.period = Some(period);
+        for (id, volume) in declared {
+            open.tallies.entry(id.clone()).or_default().declared = volume.get();
+        }
+        let counts = |tally: &Tally| tally.report(0, 0).is_some();
+        open.tallies.retain(|id, tally| declared.contains_key(id) || counts(tally));
+    }
+
+    /// What was counted since the last call, between these two moments in Unix milliseconds. It counts from zero then.
+    pub fn drain(&self, from_ms: i64, to_ms: i64) -> BTreeMap<ContenderId, Report> {
+        let mut open = self.lock();
+        let mut reports = BTreeMap::new();
+        for id in std::mem::take(&mut open.changed) {
+            let Some(tally) = open.tallies.get_mut(&id) else { continue };
+            let Some(report) = tally.report(from_ms, to_ms) else { continue };
+            *tally = Tally { declared: tally.declared, ..Tally::default() };
+            reports.insert(id, report);
+        }
+        reports
     }
 
     /// The totals as they are now.

@@ -14,9 +14,10 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::clock::{unix_ms, uptime};
 use crate::metrics::Metrics;
 use crate::store::{PendingCheck, PeriodId, Store, StoreError};
-use crate::tally::{ContenderId, Tallies, Tally};
+use crate::tally::{ContenderId, Report, Tallies, Tally};
 use room::Room;
 
 /// Answers on their way to the store take no more memory than this, however long the store is away.
@@ -60,10 +61,25 @@ pub struct Writer {
     said_full: bool,
     /// Answers that the store did not take yet.
     batch: Vec<PendingCheck>,
-    /// Totals that the store did not take yet, and their period.
-    unsaved: Option<(PeriodId, BTreeMap<ContenderId, Tally>)>,
+    totals: Totals,
     /// Whether the store's trouble was spoken of.
     said: bool,
+}
+
+/// What becomes of the running totals.
+#[derive(Debug)]
+enum Totals {
+    /// They are this process's to count, with what others leave for it.
+    Saved {
+        /// Those that the store did not take yet, and their period.
+        unsaved: Option<(PeriodId, BTreeMap<ContenderId, Tally>)>,
+    },
+    /// They are left for the process that counts.
+    Left {
+        since_ms: i64,
+        /// What the store did not take yet.
+        unsaved: BTreeMap<ContenderId, Report>,
+    },
 }
 
 /// Makes the two ends. In the store at most `queue_limit` answers wait for checking.
@@ -92,7 +108,7 @@ pub fn writer(
         room: None,
         said_full: false,
         batch: Vec::new(),
-        unsaved: None,
+        totals: Totals::Saved { unsaved: None },
         said: false,
     };
     (sender, writer)
@@ -142,6 +158,12 @@ fn merged(
 }
 
 impl Writer {
+    /// Leaves the totals for another process, the one that counts them.
+    #[must_use]
+    pub fn for_another_process(self) -> Self {
+        Self { totals: Totals::Left { since_ms: unix_ms(), unsaved: BTreeMap::new() }, ..self }
+    }
+
     /// Writes until it is told to stop, then writes what is left.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut flush = tokio::time::interval(FLUSH_EVERY);
@@ -187,18 +209,62 @@ impl Writer {
     async fn flush(&mut self) {
         self.queue_checks().await;
         self.look_for_room().await;
-        let Some((period, changed)) = self.tallies.take_changed() else { return };
-        let totals = merged(self.unsaved.take(), period, changed);
+        let written = match &self.totals {
+            Totals::Saved { .. } => self.save_totals().await,
+            Totals::Left { .. } => self.leave_totals(unix_ms()).await,
+        };
+        match written {
+            Ok(true) => self.worked(),
+            Ok(false) => {}
+            Err(error) => self.failed(&error),
+        }
+    }
+
+    /// Returns whether there was anything to write.
+    async fn save_totals(&mut self) -> Result<bool, StoreError> {
+        self.absorb_reports().await?;
+        let Totals::Saved { unsaved } = &mut self.totals else { return Ok(false) };
+        let Some((period, changed)) = self.tallies.take_changed() else { return Ok(false) };
+        let totals = merged(unsaved.take(), period, changed);
         if totals.is_empty() {
-            return;
+            return Ok(false);
         }
-        match self.store.save_tallies(period, &totals).await {
-            Ok(()) => self.worked(),
-            Err(error) => {
-                self.failed(&error);
-                self.unsaved = Some((period, totals));
-            }
+        let saved = self.store.save_tallies(period, &totals).await;
+        if saved.is_err() {
+            *unsaved = Some((period, totals));
         }
+        saved.map(|()| true)
+    }
+
+    /// Counts what other processes have left.
+    async fn absorb_reports(&self) -> Result<(), StoreError> {
+        if !self.store.has_reports().await? {
+            return Ok(());
+        }
+        for (id, report) in self.store.take_reports().await? {
+            let ago = |ms: i64| {
+                let passed = u64::try_from(unix_ms().saturating_sub(ms)).unwrap_or(0);
+                uptime().saturating_sub(Duration::from_millis(passed))
+            };
+            self.tallies.absorb(&id, &report, ago(report.from_ms), ago(report.to_ms));
+        }
+        Ok(())
+    }
+
+    /// Returns whether there was anything to write.
+    async fn leave_totals(&mut self, now_ms: i64) -> Result<bool, StoreError> {
+        let Totals::Left { since_ms, unsaved } = &mut self.totals else { return Ok(false) };
+        for (id, report) in self.tallies.drain(*since_ms, now_ms) {
+            let known = unsaved.get(&id).map_or(report, |earlier| earlier.and(&report));
+            unsaved.insert(id, known);
+        }
+        *since_ms = now_ms;
+        if unsaved.is_empty() {
+            return Ok(false);
+        }
+        self.store.leave_reports(unsaved).await?;
+        unsaved.clear();
+        Ok(true)
     }
 
     async fn queue_checks(&mut self) {

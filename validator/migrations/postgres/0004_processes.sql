@@ -8,6 +8,9 @@ CREATE TABLE contenders (
     url TEXT NOT NULL,
     -- For one period, in the task's unit.
     declared DOUBLE PRECISION NOT NULL,
+    -- By the last scoring, 0 to 1; a quality that is not known is -1.
+    score DOUBLE PRECISION NOT NULL,
+    quality DOUBLE PRECISION NOT NULL,
     PRIMARY KEY (hotkey, task)
 );
 

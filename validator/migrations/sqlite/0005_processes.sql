@@ -8,6 +8,9 @@ CREATE TABLE contenders (
     url TEXT NOT NULL,
     -- For one period, in the task's unit.
     declared REAL NOT NULL,
+    -- By the last scoring, 0 to 1; a quality that is not known is -1.
+    score REAL NOT NULL,
+    quality REAL NOT NULL,
     PRIMARY KEY (hotkey, task)
 ) WITHOUT ROWID;
 

@@ -19,22 +19,22 @@ use super::Api;
 /// Serves the API's two paths itself, and everything else with a router.
 #[derive(Debug, Clone)]
 pub struct Front {
-    api: Arc<Api>,
+    /// `None`: the router serves all paths, because there is no API, or a layer that must see all requests.
+    api: Option<Arc<Api>>,
     router: TowerToHyperService<Router>,
-    /// Whether there is a layer around the router that must see all requests.
-    routed: bool,
 }
 
 impl Front {
-    /// With `routed`, the router serves all paths.
-    pub fn new(api: Arc<Api>, router: Router, routed: bool) -> Self {
-        Self { api, router: TowerToHyperService::new(router), routed }
+    /// Without an API of its own, the router serves all paths.
+    pub fn new(api: Option<Arc<Api>>, router: Router) -> Self {
+        Self { api, router: TowerToHyperService::new(router) }
     }
 
-    fn kind(&self, request: &Request<Incoming>) -> Option<Kind> {
-        let is_here = !self.routed && request.method() == Method::POST;
-        let kinds = [Kind::Chat, Kind::Completion];
-        kinds.into_iter().find(|kind| is_here && request.uri().path() == kind.path())
+    fn of(&self, request: &Request<Incoming>) -> Option<(Arc<Api>, Kind)> {
+        let api = self.api.as_ref().filter(|_| request.method() == Method::POST)?;
+        let mut kinds = [Kind::Chat, Kind::Completion].into_iter();
+        let kind = kinds.find(|kind| request.uri().path() == kind.path())?;
+        Some((Arc::clone(api), kind))
     }
 }
 
@@ -44,10 +44,9 @@ impl Service<Request<Incoming>> for Front {
     type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let Some(kind) = self.kind(&request) else {
+        let Some((api, kind)) = self.of(&request) else {
             return Box::pin(self.router.call(request));
         };
-        let api = Arc::clone(&self.api);
         Box::pin(async move {
             let id = RequestId::of(request.headers());
             let mut response = api.answer(kind, request.map(Body::new)).await;

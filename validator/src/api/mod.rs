@@ -34,7 +34,7 @@ use tracing::warn;
 use crate::accounts::Accounts;
 use crate::ask::{Asker, Ours, Outcome};
 use crate::clock::{unix_ms, uptime};
-use crate::keys::{Admission, Gate, Used, bearer};
+use crate::keys::{Admission, Gate, Spec, Used, bearer};
 use crate::routing;
 use crate::store::Store;
 pub use cors::Origins;
@@ -57,8 +57,8 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Who may call, and how much at once.
 #[derive(Clone)]
 pub struct ApiConfig {
-    /// Without a key, everybody may.
-    pub open: bool,
+    /// Limits that all who call without a key share; `None`: nobody may.
+    pub anonymous: Option<Spec>,
     /// SHA-256 of each key.
     pub keys: BTreeSet<[u8; 32]>,
     /// Requests under way at once; more are refused with 429.
@@ -68,7 +68,7 @@ pub struct ApiConfig {
 impl fmt::Debug for ApiConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ApiConfig")
-            .field("open", &self.open)
+            .field("anonymous", &self.anonymous)
             .field("keys", &self.keys.len())
             .field("concurrency", &self.concurrency)
             .finish()

@@ -154,7 +154,7 @@ async fn world(miners: &[(&'static str, Conduct)], config: ApiConfig) -> World {
     let asker = Asker::new(Keypair::development("Alice"));
     let journal = Arc::new(Journal::open(&folder.path().join("ledger"), 1, 0).unwrap());
     let config = GateConfig {
-        anonymous: config.open.then(Default::default),
+        anonymous: config.anonymous,
         keys: config.keys,
         concurrency: config.concurrency,
     };
@@ -169,7 +169,7 @@ fn id(name: &str) -> ContenderId {
 }
 
 fn open() -> ApiConfig {
-    ApiConfig { open: true, keys: BTreeSet::new(), concurrency: 8 }
+    ApiConfig { anonymous: Some(Spec::default()), keys: BTreeSet::new(), concurrency: 8 }
 }
 
 impl World {
@@ -419,7 +419,7 @@ async fn what_was_under_way_for_a_user_who_went_away_is_released() {
 #[tokio::test]
 async fn only_known_keys_may_call() {
     let keys = BTreeSet::from([crate::keys::hash(KEY)]);
-    let config = ApiConfig { open: false, keys, concurrency: 8 };
+    let config = ApiConfig { anonymous: None, keys, concurrency: 8 };
     let world = world(&[("Bob", Conduct::Answers)], config).await;
     for key in [None, Some("sesame-0123456788"), Some("")] {
         let (status, body) = world.ask(json!({}), key).await;

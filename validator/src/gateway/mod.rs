@@ -119,7 +119,7 @@ impl Gateway {
         router.replace(candidates);
         let accounts = Arc::new(Accounts::new(tallies, metrics, Arc::new(suspicions), to_check));
 
-        let journals = crate::ledger::folder(&at, None);
+        let journals = crate::ledger::folder(&at, None, "");
         let journal = Journal::open(&journals, rand::random(), unix_ms());
         let journal = Arc::new(journal.context("the journal cannot be written")?);
         let importer = Importer::start(Arc::clone(&journal), store.clone()).await?;
@@ -134,7 +134,7 @@ impl Gateway {
         let asker = Asker::new(Keypair::development("Alice"));
         let api = Arc::new(Api::new(Arc::clone(&gate), catalogue, router, asker, accounts, store));
         let router = layers(Arc::clone(&api).routes(), MAX_BODY_BYTES);
-        Ok(Self { front: Front::new(api, router, false), gate, importer, writer, key })
+        Ok(Self { front: Front::new(Some(api), router), gate, importer, writer, key })
     }
 
     /// The key that callers have to send.

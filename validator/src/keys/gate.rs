@@ -18,7 +18,7 @@ use super::admission::Admission;
 use super::bucket::Short;
 use super::headers::Levels;
 use super::live::KeyState;
-use super::{Denied, PREFIX, Reset, Spec, hash};
+use super::{ANONYMOUS, Denied, PREFIX, Reset, Spec, hash};
 use crate::clock;
 use crate::ledger::Journal;
 use crate::store::{Store, StoreError};
@@ -27,8 +27,6 @@ use crate::store::{Store, StoreError};
 const TURN: Duration = Duration::from_secs(1);
 /// Turns after which other processes are told that this one lives.
 const RENEW_TURNS: u32 = 10;
-/// Who calls without a key, in the ledger.
-const ANONYMOUS: &str = "anonymous";
 
 /// What the operator's configuration says.
 #[derive(Debug, Clone, Default)]

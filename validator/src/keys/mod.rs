@@ -29,6 +29,8 @@ pub use denied::Denied;
 pub use gate::{Gate, GateConfig, Owner, bearer, now_ms};
 pub use headers::{Headers, Levels};
 
+/// Who calls without a key, in the ledger.
+pub(crate) const ANONYMOUS: &str = "anonymous";
 /// What a key that is made here begins with.
 const PREFIX: &str = "ts-";
 

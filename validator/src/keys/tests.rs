@@ -35,7 +35,7 @@ struct Bed {
 
 async fn bed(folder: &Path, run: u64, anonymous: Option<Spec>) -> Bed {
     let at = Location::Sqlite(folder.join("x.sqlite"));
-    let journals = crate::ledger::folder(&at, None);
+    let journals = crate::ledger::folder(&at, None, "");
     process(&at, &journals, run, anonymous).await
 }
 

@@ -30,16 +30,18 @@ pub enum ImportError {
     Store(#[from] StoreError),
 }
 
-/// Where the journals are: beside the SQLite file, unless the configuration names a folder.
-pub fn folder(store: &Location, configured: Option<&Path>) -> PathBuf {
+/// Where the journals are: beside the SQLite file, unless the configuration names a folder. The suffix tells the folders of
+/// several processes apart.
+pub fn folder(store: &Location, configured: Option<&Path>, suffix: &str) -> PathBuf {
     match (configured, store) {
         (Some(folder), _) => folder.to_owned(),
         (None, Location::Sqlite(file)) => {
             let mut folder = file.as_os_str().to_owned();
             folder.push("-ledger");
+            folder.push(suffix);
             folder.into()
         }
-        (None, Location::Postgres(_)) => PathBuf::from("data/ledger"),
+        (None, Location::Postgres(_)) => PathBuf::from(format!("data/ledger{suffix}")),
     }
 }
 

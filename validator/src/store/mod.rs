@@ -6,6 +6,7 @@ mod checks;
 mod database;
 mod declared;
 mod error;
+mod handover;
 mod keys;
 mod leases;
 mod ledger;
@@ -32,6 +33,7 @@ use database::{Database, Record};
 
 pub use checks::{ANSWERS_PER_CONTENDER, CheckStanding, CheckedAnswer, PendingCheck};
 pub use error::StoreError;
+pub use handover::Published;
 pub use leases::{Leased, Wanted};
 pub use ledger::Usage;
 pub use location::{Location, LocationError};

@@ -1,6 +1,7 @@
 //! The validator's configuration: an unchecked file, then a checked value. Every problem is reported at once.
 
-use std::collections::BTreeSet;
+mod api;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use service::settings::{Loaded, Problems, Sources};
 use tasks::Catalogue;
 use url::Url;
 
+use self::api::{ApiFile, CheckedApi};
 use crate::api::{ApiConfig, Origins};
 use crate::checking::CheckingConfig;
 use crate::evidence::{Retention, bucket_ms};
@@ -24,11 +26,12 @@ use crate::weightings::WeightingsConfig;
 use crate::weights::WeightsConfig;
 
 /// Documented in this file, which is also where the defaults come from.
-pub const DEFAULTS: &str = include_str!("../../config/validator.toml");
+pub const DEFAULTS: &str = include_str!("../../../config/validator.toml");
 
 /// A checked configuration.
 #[derive(Debug, Clone)]
 pub struct Config {
+    pub roles: Roles,
     pub chain: ChainConfig,
     pub netuid: Netuid,
     pub wallet: WalletPaths,
@@ -56,6 +59,15 @@ pub struct Config {
     pub cors: Origins,
 }
 
+/// What one process does of what a validator does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Roles {
+    /// It asks, has checked, scores and sets weights: one process on a database.
+    pub validator: bool,
+    /// It serves the organic API: any number of processes on a database.
+    pub api: bool,
+}
+
 #[derive(Deserialize)]
 struct File {
     chain: ChainFile,
@@ -69,6 +81,7 @@ struct File {
     weights: WeightsFile,
     weightings: WeightingsFile,
     api: ApiFile,
+    run: RunFile,
 }
 
 #[derive(Deserialize)]
@@ -144,18 +157,8 @@ struct WeightsFile {
 }
 
 #[derive(Deserialize)]
-struct ApiFile {
-    listen: String,
-    api_keys: Vec<String>,
-    open: bool,
-    concurrency: usize,
-    external_ip: String,
-    admin_token: String,
-    journal: String,
-    grace_s: f64,
-    tls_certificate: PathBuf,
-    tls_key: PathBuf,
-    cors_origins: Vec<String>,
+struct RunFile {
+    roles: Vec<String>,
 }
 
 impl Config {
@@ -190,13 +193,8 @@ impl File {
             })
             .ok();
         let chain = self.chain.check(problems);
-        let tls = self.api.tls(problems);
-        let cors = Origins::read(&self.api.cors_origins)
-            .map_err(|why| problems.add("api.cors_origins", why));
-        let (api, listen, external_ip) = self.api.check(problems);
-        let admin_token = self.api.admin(problems);
-        let journal =
-            Some(Path::new(&self.api.journal)).filter(|path| !path.as_os_str().is_empty());
+        let roles = self.run.check(problems);
+        let api = self.api.check(problems);
         let checking = self.checking.check(problems);
         let weights = self.weights.check(problems);
         let probing = self.probing.check(problems);
@@ -220,7 +218,6 @@ impl File {
             "must be between 0 and 1",
         );
         let patience = seconds(self.scoring.patience_s, 0.0, "scoring.patience_s", problems);
-        let grace = seconds(self.api.grace_s, 0.0, "api.grace_s", problems);
         let mut hours = |hours: f64, key: &str| seconds(hours * 3600.0, 60.0, key, problems);
         let retention = Retention {
             evidence: hours(self.scoring.evidence_hours, "scoring.evidence_hours"),
@@ -250,13 +247,15 @@ impl File {
             hotkey: self.wallet.hotkey,
             path: self.wallet.path,
         };
+        let (roles, api) = (roles?, api?);
         Some(Config {
+            roles,
             chain: chain?,
             netuid: Netuid(self.chain.netuid),
             wallet,
             catalogue: Arc::new(catalogue?),
             weightings,
-            journal: crate::ledger::folder(store.as_ref()?, journal),
+            journal: journal(store.as_ref()?, &api, roles),
             store: store?,
             period,
             patience,
@@ -266,14 +265,47 @@ impl File {
             allow_local_miners: self.miners.allow_local,
             checking: checking?,
             weights: weights?,
-            listen: listen?,
-            external_ip,
-            api,
-            admin_token,
-            grace,
-            tls,
-            cors: cors.ok()?,
+            listen: api.listen,
+            external_ip: api.external_ip,
+            api: api.api,
+            admin_token: api.admin_token,
+            grace: api.grace,
+            tls: api.tls,
+            cors: api.cors,
         })
+    }
+}
+
+/// Where this process notes charges. One that serves the API beside another has a folder of its own.
+fn journal(store: &Location, api: &CheckedApi, roles: Roles) -> PathBuf {
+    let suffix = match roles {
+        Roles { validator: false, .. } => format!("-api-{}", api.listen.port()),
+        Roles { .. } => String::new(),
+    };
+    crate::ledger::folder(store, api.journal.as_deref(), &suffix)
+}
+
+impl RunFile {
+    fn check(&self, problems: &mut Problems) -> Option<Roles> {
+        let mut roles = Roles { validator: false, api: false };
+        for role in &self.roles {
+            match role.as_str() {
+                "validator" => roles.validator = true,
+                "api" => roles.api = true,
+                other => {
+                    let problem =
+                        format!("`{other}` is no role; choose `validator`, `api` or both");
+                    problems.add("run.roles", problem);
+                    return None;
+                }
+            }
+        }
+        problems.require(
+            roles.validator || roles.api,
+            "run.roles",
+            "must have at least one of `validator` and `api`",
+        );
+        Some(roles)
     }
 }
 
@@ -342,67 +374,6 @@ impl ScoringFile {
             Ok(preset) => presets.into_iter().find(|rules| rules.preset() == preset),
             Err(unknown) => {
                 problems.add("scoring.preset", unknown.to_string());
-                None
-            }
-        }
-    }
-}
-
-impl ApiFile {
-    fn admin(&self, problems: &mut Problems) -> Option<[u8; 32]> {
-        problems.require(
-            self.admin_token.is_empty() || self.admin_token.len() >= 16,
-            "api.admin_token",
-            "must have at least 16 characters",
-        );
-        (!self.admin_token.is_empty()).then(|| crate::keys::hash(&self.admin_token))
-    }
-
-    fn check(&self, problems: &mut Problems) -> (ApiConfig, Option<SocketAddr>, Option<IpAddr>) {
-        let listen = self
-            .listen
-            .parse()
-            .map_err(|_| {
-                problems.add("api.listen", format!("`{}` is no address with a port", self.listen))
-            })
-            .ok();
-        let external_ip = (!self.external_ip.is_empty())
-            .then(|| {
-                self.external_ip
-                    .parse()
-                    .map_err(|_| {
-                        problems.add(
-                            "api.external_ip",
-                            format!("`{}` is no IP address", self.external_ip),
-                        )
-                    })
-                    .ok()
-            })
-            .flatten();
-        problems.require(self.concurrency > 0, "api.concurrency", "must be at least 1");
-        for (index, key) in self.api_keys.iter().enumerate() {
-            // Short keys can be guessed.
-            problems.require(
-                key.len() >= 16,
-                format!("api.api_keys[{index}]"),
-                "must have at least 16 characters",
-            );
-        }
-        let keys: BTreeSet<_> = self.api_keys.iter().map(|key| crate::keys::hash(key)).collect();
-        (ApiConfig { open: self.open, keys, concurrency: self.concurrency }, listen, external_ip)
-    }
-
-    fn tls(&self, problems: &mut Problems) -> Option<(PathBuf, PathBuf)> {
-        let [certificate, key] = [&self.tls_certificate, &self.tls_key];
-        let none = |path: &Path| path.as_os_str().is_empty();
-        match (none(certificate), none(key)) {
-            (true, true) => None,
-            (false, false) => Some((certificate.clone(), key.clone())),
-            (true, false) | (false, true) => {
-                problems.add(
-                    "api.tls_certificate",
-                    "HTTPS needs both `api.tls_certificate` and `api.tls_key`",
-                );
                 None
             }
         }
