@@ -7,6 +7,7 @@
     reason = "a test says what it found, and stops where it cannot go on"
 )]
 
+mod beside;
 mod chain;
 mod chain_faults;
 mod checking;

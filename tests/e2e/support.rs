@@ -112,6 +112,18 @@ impl Evidence {
         ids.into_iter().collect()
     }
 
+    /// Users' requests that were answered, by what is counted.
+    pub(crate) async fn organic_served(&self) -> i64 {
+        let query = "SELECT COALESCE(SUM(organic_served), 0) FROM tallies";
+        sqlx::query_scalar(query).fetch_one(&self.0).await.unwrap()
+    }
+
+    /// Parts of budgets that processes have leased.
+    pub(crate) async fn leases(&self) -> i64 {
+        let query = "SELECT COUNT(*) FROM budget_leases WHERE node <> ''";
+        sqlx::query_scalar(query).fetch_one(&self.0).await.unwrap()
+    }
+
     /// How many scoring periods are over.
     pub(crate) async fn periods(&self) -> i64 {
         let query = "SELECT count(*) FROM periods WHERE ended_ms IS NOT NULL";

@@ -543,6 +543,34 @@ mod tests {
     }
 
     #[test]
+    fn a_process_that_serves_the_api_alone_has_a_journal_of_its_own() {
+        let of = |flags: &[(&str, &str)]| load(flags).unwrap().0;
+        let whole = of(&[("store.at", "x/y.sqlite")]);
+        assert_eq!(whole.roles, Roles { validator: true, api: true });
+        assert_eq!(whole.journal, Path::new("x/y.sqlite-ledger"));
+        let alone = [("store.at", "x/y.sqlite"), ("run.roles", "api"), ("api.listen", "[::1]:81")];
+        assert_eq!(of(&alone).journal, Path::new("x/y.sqlite-ledger-api-81"));
+        for (roles, said) in [("", "at least one of"), ("api,miner", "`miner` is no role")] {
+            let error = load(&[("run.roles", roles)]).unwrap_err().to_string();
+            assert!(error.contains(said), "{error}");
+        }
+    }
+
+    #[test]
+    fn callers_without_a_key_have_limits_only_where_they_may_call() {
+        let limits = [("api.anonymous.parallel", "3"), ("api.anonymous.budget", "1.5")];
+        assert_eq!(load(&limits).unwrap().0.api.anonymous, None);
+        let open = [limits[0], limits[1], ("api.open", "true")];
+        let anonymous = load(&open).unwrap().0.api.anonymous.unwrap();
+        assert_eq!((anonymous.parallel, anonymous.requests_per_minute), (Some(3), None));
+        assert_eq!(anonymous.budget, Some("1.5".parse().unwrap()));
+        for (key, value) in [("budget", "much"), ("budget", "-1"), ("budget_reset", "hourly")] {
+            let error = load(&[(&*format!("api.anonymous.{key}"), value)]).unwrap_err().to_string();
+            assert!(error.contains("api.anonymous"), "{error}");
+        }
+    }
+
+    #[test]
     fn secrets_are_not_shown() {
         let (config, shown) =
             load(&[("checking.token", "sesame-open-now"), ("api.api_keys", "0123456789abcdefXYZ")])

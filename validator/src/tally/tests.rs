@@ -300,3 +300,41 @@ proptest! {
         prop_assert!(tally.shown * tally.shown <= squares * (1.0 + 1e-9));
     }
 }
+
+#[test]
+fn what_another_process_saw_counts_as_if_it_had_been_seen_here() {
+    let (here, there) = (Tallies::default(), Tallies::default());
+    let declared = BTreeMap::from([(id(1), Volume::from(100))]);
+    here.turn(PeriodId(1), &declared, 60.0);
+    there.follow(PeriodId(1), &declared);
+    let failed = What::Failed(FailureKind::Broken);
+    for what in [What::Served { tokens: 30 }, failed, What::Refused, What::Void] {
+        there.under_way(&id(1), 10);
+        let settled = Settled { organic: true, ..settled(what) };
+        assert_eq!(there.settle(&id(1), &settled), Some(PeriodId(1)));
+    }
+    let reports = there.drain(5, 9);
+    let report = reports[&id(1)];
+    assert_eq!((report.from_ms, report.to_ms, report.served, report.tokens), (5, 9, 1, 30));
+    assert_eq!((report.refused, report.failed.sum(), report.void), (1, 1, 1));
+    assert!(there.drain(9, 12).is_empty());
+
+    here.absorb(&id(1), &report, Duration::ZERO, Duration::from_secs(1));
+    let tally = here.snapshot()[&id(1)];
+    assert_eq!((tally.organic_served, tally.consumed, tally.organic_failed), (1, 30.0, 1));
+    // 30 of 100 were used up: the refusal was within what is declared.
+    assert_eq!((tally.refused_within, tally.refusal_cost, tally.void), (1, 0.7, 1));
+    assert_eq!(tally.organic_refusal_cost, 0.7);
+    let more = Report { served: 1, tokens: 80, refused: 2, ..Report::default() };
+    here.absorb(&id(1), &more, Duration::ZERO, Duration::ZERO);
+    assert_eq!(here.snapshot()[&id(1)].refused_beyond, 2);
+    // Who is no contender is not counted, and what it did before it left is still told.
+    here.absorb(&id(2), &more, Duration::ZERO, Duration::ZERO);
+    assert_eq!(here.snapshot().len(), 1);
+    there.under_way(&id(1), 10);
+    there.settle(&id(1), &Settled { organic: true, ..settled(What::Served { tokens: 1 }) });
+    there.follow(PeriodId(2), &BTreeMap::new());
+    assert_eq!(there.drain(0, 0)[&id(1)].served, 1);
+    there.follow(PeriodId(3), &BTreeMap::new());
+    assert!(there.snapshot().is_empty());
+}

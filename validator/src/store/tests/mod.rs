@@ -8,6 +8,7 @@ mod kill;
 mod ledger;
 mod migration;
 pub(super) mod plans;
+mod processes;
 mod server;
 mod submissions;
 
