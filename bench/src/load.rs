@@ -13,10 +13,10 @@ use hyper::{Request, StatusCode};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use crate::mock::{FRAMES, SAYS};
+use crate::mock::{FRAMES, SAYS, unix_us};
 use crate::process::Running;
 
 /// Callers with as many connections as they need.
@@ -89,6 +89,33 @@ impl Callers {
             ended??;
         }
         Ok(())
+    }
+
+    /// Leaves a paced stream after a tenth of its frames. Returns when that was, in Unix microseconds.
+    pub(crate) async fn leave(&self) -> anyhow::Result<u64> {
+        let response = self.client.request(self.request(true)?).await?;
+        let mut body = response.into_body();
+        let mut seen = Vec::new();
+        while let Some(frame) = body.frame().await {
+            seen.extend_from_slice(&frame?.into_data().unwrap_or_default());
+            if seen.windows(5).filter(|part| part == b"word5").count() > 0 {
+                break;
+            }
+        }
+        let left = unix_us();
+        drop(body);
+        Ok(left)
+    }
+
+    /// Another path of the same program, as JSON.
+    pub(crate) async fn get(&self, path: &str) -> anyhow::Result<Value> {
+        let request = Request::get(format!("http://{}{path}", self.address))
+            .header(AUTHORIZATION, &self.authorization)
+            .body(Full::default())?;
+        let response = self.client.request(request).await?;
+        let status = response.status();
+        ensure!(status == StatusCode::OK, "{path} answered {status}");
+        Ok(serde_json::from_slice(&response.into_body().collect().await?.to_bytes())?)
     }
 
     /// One paced stream, read as it comes.

@@ -3,6 +3,7 @@
 mod gateway;
 mod load;
 mod mock;
+mod others;
 mod process;
 mod proxy;
 mod report;

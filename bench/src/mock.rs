@@ -1,10 +1,14 @@
 //! A miner that answers at once, or streams 64 frames at a pace of 20 ms. It offers sessions and signs its receipts.
+//!
+//! To a caller that does not speak as a validator does it is an OpenAI server, so that other routers can be put in front.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use anyhow::{anyhow, bail};
 use bytes::Bytes;
 use common::btauth;
 use common::generation::FinishReason;
@@ -12,20 +16,26 @@ use common::receipt::{Generated, Receipt, Timings, request_digest};
 use common::session::{HEADER_SESSION, PATH, Sessions, Terms};
 use common::{Hotkey, Keypair, TaskId};
 use futures::stream::{self, Stream, StreamExt};
-use http_body_util::{BodyExt, StreamBody, combinators::UnsyncBoxBody};
+use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::body::{Frame, Incoming};
+use hyper::header::CONTENT_TYPE;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use serde_json::json;
+use serde::Deserialize;
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use validator::gateway::miner_key;
 
-/// Frames of a paced stream, and of nothing else: a request for so many tokens is one for a paced stream.
+/// Frames of a paced stream.
 pub(crate) const FRAMES: u32 = 64;
 pub(crate) const PACE: Duration = Duration::from_millis(20);
 /// In every answer that is not paced.
 pub(crate) const SAYS: &str = "It is a fine day for a walk by the river, and the ducks know it.";
+/// Lets this many of the miners die: they close connections without an answer.
+pub(crate) const DIE: &str = "/bench/die/";
+/// When paced streams were given up by who asked, in Unix microseconds.
+pub(crate) const GIVEN_UP: &str = "/bench/given-up";
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
@@ -33,18 +43,37 @@ type Body = UnsyncBoxBody<Bytes, Infallible>;
 struct Miners {
     task: TaskId,
     keys: HashMap<Hotkey, Keypair>,
+    /// In the order of their numbers.
+    hotkeys: Vec<Hotkey>,
+    dead: AtomicU16,
     sessions: Sessions,
     /// Whose session it is, by its name.
     of_session: Mutex<HashMap<String, Hotkey>>,
+    given_up: Arc<Mutex<Vec<u64>>>,
+}
+
+/// What is read of a request.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+struct Asks {
+    max_tokens: u32,
+    #[serde(default)]
+    stream: bool,
 }
 
 /// Serves until the process ends.
 pub(crate) async fn serve(listener: TcpListener, count: u16) -> anyhow::Result<()> {
-    let keys = (0..count).map(miner_key).map(|keypair| (keypair.hotkey(), keypair)).collect();
+    let keys: Vec<_> = (0..count).map(miner_key).collect();
+    let hotkeys = keys.iter().map(Keypair::hotkey).collect();
     let terms = Terms { per_hotkey: 2 * usize::from(count), ..Terms::default() };
-    let (sessions, of_session) = (Sessions::new(terms), Mutex::default());
-    let task = validator::gateway::task()?;
-    let miners = Arc::new(Miners { task, keys, sessions, of_session });
+    let miners = Arc::new(Miners {
+        task: validator::gateway::task()?,
+        keys: keys.into_iter().map(|keypair| (keypair.hotkey(), keypair)).collect(),
+        hotkeys,
+        dead: AtomicU16::new(0),
+        sessions: Sessions::new(terms),
+        of_session: Mutex::default(),
+        given_up: Arc::default(),
+    });
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
@@ -52,7 +81,7 @@ pub(crate) async fn serve(listener: TcpListener, count: u16) -> anyhow::Result<(
         tokio::spawn(async move {
             let service = service_fn(move |request| {
                 let miners = Arc::clone(&miners);
-                async move { Ok::<_, Infallible>(miners.answer(request).await) }
+                async move { miners.answer(request).await }
             });
             let mut http = hyper::server::conn::http1::Builder::new();
             // Who goes away is not reported.
@@ -63,26 +92,29 @@ pub(crate) async fn serve(listener: TcpListener, count: u16) -> anyhow::Result<(
 }
 
 impl Miners {
-    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+    /// An error closes the connection.
+    async fn answer(&self, request: Request<Incoming>) -> anyhow::Result<Response<Body>> {
         let (parts, body) = request.into_parts();
         let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
         let header = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok());
         let hotkey = |name| header(name).and_then(|hotkey| hotkey.parse::<Hotkey>().ok());
-        // A plain proxy's requests are for nobody in particular.
         let asked = match header(HEADER_SESSION) {
-            Some(session) => self.of_session().get(session).copied(),
+            Some(session) => locked(&self.of_session).get(session).copied(),
             None => hotkey(btauth::HEADER_RECEIVER),
         };
-        let Some(keypair) =
-            asked.and_then(|hotkey| self.keys.get(&hotkey)).or_else(|| self.keys.values().next())
-        else {
-            return events(stream::empty());
-        };
-        if parts.uri.path() == PATH {
-            return self.session(keypair, hotkey(btauth::HEADER_HOTKEY), &body);
+        let path = parts.uri.path();
+        let Some(asked) = asked else { return self.answer_anybody(path, &body) };
+        let keypair = self.keys.get(&asked).ok_or_else(|| anyhow!("it is no miner"))?;
+        let dead = self.dead.load(Ordering::Relaxed).into();
+        if self.hotkeys.iter().take(dead).any(|hotkey| *hotkey == asked) {
+            bail!("it is dead");
+        }
+        if path == PATH {
+            return Ok(self.session(keypair, hotkey(btauth::HEADER_HOTKEY), &body));
         }
         let claim = self.sessions.claimed(header, Instant::now()).ok().flatten();
-        let paced = asks_for(&body) == Some(FRAMES);
+        let asks: Asks = serde_json::from_slice(&body)?;
+        let paced = asks.max_tokens == FRAMES;
         let tokens: Vec<u32> = (0..if paced { FRAMES } else { 16 }).collect();
         let generated = Generated {
             task: self.task.clone(),
@@ -95,13 +127,57 @@ impl Miners {
         };
         let tag = claim.map(|claim| claim.receipt_tag(&generated.digest()));
         let receipt = Receipt { tag, ..generated.sign(keypair) };
+        let receipt = event(&json!({"choices": [], "receipt": receipt}));
+        Ok(self.events(paced, &receipt))
+    }
+
+    /// As an OpenAI server does.
+    fn answer_anybody(&self, path: &str, body: &[u8]) -> anyhow::Result<Response<Body>> {
+        if let Some(count) = path.strip_prefix(DIE) {
+            self.dead.store(count.parse()?, Ordering::Relaxed);
+            return Ok(whole(&json!({"dead": count})));
+        }
+        match path {
+            GIVEN_UP => return Ok(whole(&json!(*locked(&self.given_up)))),
+            "/health" => return Ok(whole(&json!({"status": "ok"}))),
+            "/v1/models" => {
+                let model =
+                    json!({"id": self.task, "object": "model", "created": 1, "owned_by": "bench"});
+                return Ok(whole(&json!({"object": "list", "data": [model]})));
+            }
+            _ => {}
+        }
+        // Routers ask for other things as well, to learn what is behind them.
+        let asks: Asks = serde_json::from_slice(body).unwrap_or_default();
+        if asks.stream {
+            return Ok(self.events(asks.max_tokens == FRAMES, ""));
+        }
+        let message = json!({"role": "assistant", "content": SAYS});
+        Ok(whole(&json!({
+            "id": "chatcmpl-0", "object": "chat.completion", "created": 1, "model": self.task,
+            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 9, "completion_tokens": 16, "total_tokens": 25},
+        })))
+    }
+
+    fn events(&self, paced: bool, more: &str) -> Response<Body> {
         let last = [
-            chunk(&json!([{"index": 0, "delta": {}, "finish_reason": "stop"}])),
-            event(&json!({"choices": [], "receipt": receipt})),
-            "data: [DONE]\n\n".to_owned(),
+            &*chunk(&json!([{"index": 0, "delta": {}, "finish_reason": "stop"}])),
+            more,
+            "data: [DONE]\n\n",
         ]
         .concat();
-        if paced { events(frames(last)) } else { events(stream::iter([said(SAYS) + &last])) }
+        let body = if paced {
+            let watched = Watched { given_up: Arc::clone(&self.given_up), whole: false };
+            UnsyncBoxBody::new(StreamBody::new(frames(last, watched).map(frame)))
+        } else {
+            let parts = stream::iter([said(SAYS) + &last]);
+            UnsyncBoxBody::new(StreamBody::new(parts.map(frame)))
+        };
+        let mut response = Response::new(body);
+        let kind = hyper::header::HeaderValue::from_static("text/event-stream");
+        response.headers_mut().insert(CONTENT_TYPE, kind);
+        response
     }
 
     fn session(&self, keypair: &Keypair, opener: Option<Hotkey>, body: &[u8]) -> Response<Body> {
@@ -111,37 +187,50 @@ impl Miners {
                 self.sessions.accept(&opener, &opening, keypair, secret, id, Instant::now()).ok()
             });
         if let Some(accepted) = &accepted {
-            self.of_session().insert(accepted.session.clone(), keypair.hotkey());
+            locked(&self.of_session).insert(accepted.session.clone(), keypair.hotkey());
         }
-        let body = serde_json::to_string(&accepted).unwrap_or_default();
-        events(stream::iter([body]))
-    }
-
-    fn of_session(&self) -> MutexGuard<'_, HashMap<String, Hotkey>> {
-        self.of_session.lock().unwrap_or_else(PoisonError::into_inner)
+        whole(&json!(accepted))
     }
 }
 
-fn asks_for(body: &[u8]) -> Option<u32> {
-    #[derive(serde::Deserialize)]
-    struct Asks {
-        max_tokens: u32,
+/// Takes note of a stream that is dropped before its end.
+struct Watched {
+    given_up: Arc<Mutex<Vec<u64>>>,
+    whole: bool,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if !self.whole {
+            locked(&self.given_up).push(unix_us());
+        }
     }
-    serde_json::from_slice::<Asks>(body).ok().map(|asks| asks.max_tokens)
+}
+
+/// Of the clock that all processes of the machine share.
+pub(crate) fn unix_us() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The role, then one word per frame.
-fn frames(last: String) -> impl Stream<Item = String> {
+fn frames(last: String, watched: Watched) -> impl Stream<Item = String> {
     let role = chunk(&json!([{"index": 0, "delta": {"role": "assistant", "content": ""}}]));
     let paced = (0..FRAMES).map(|number| said(&format!("word{number} ")));
-    stream::iter([role].into_iter().chain(paced).chain([last]).enumerate()).then(
-        |(number, text)| async move {
-            if number > 1 {
-                tokio::time::sleep(PACE).await;
-            }
-            text
-        },
-    )
+    let parts: Vec<_> = [role].into_iter().chain(paced).chain([last]).collect();
+    let state = (parts.into_iter().enumerate(), watched);
+    stream::unfold(state, |(mut parts, mut watched)| async move {
+        let (number, text) = parts.next()?;
+        if number > 1 {
+            tokio::time::sleep(PACE).await;
+        }
+        watched.whole = parts.len() == 0;
+        Some((text, (parts, watched)))
+    })
 }
 
 fn said(text: &str) -> String {
@@ -152,18 +241,24 @@ fn said(text: &str) -> String {
     )
 }
 
-fn chunk(choices: &serde_json::Value) -> String {
+fn chunk(choices: &Value) -> String {
     event(
         &json!({"id": "chatcmpl-0", "object": "chat.completion.chunk", "created": 1, "model": "chat-demo",
                   "choices": choices}),
     )
 }
 
-fn event(value: &serde_json::Value) -> String {
+fn event(value: &Value) -> String {
     format!("data: {value}\n\n")
 }
 
-fn events(parts: impl Stream<Item = String> + Send + 'static) -> Response<Body> {
-    let body = StreamBody::new(parts.map(|part| Ok(Frame::data(Bytes::from(part)))));
-    Response::new(UnsyncBoxBody::new(body))
+fn frame(part: String) -> Result<Frame<Bytes>, Infallible> {
+    Ok(Frame::data(Bytes::from(part)))
+}
+
+fn whole(value: &Value) -> Response<Body> {
+    let mut response = Response::new(UnsyncBoxBody::new(Full::from(value.to_string())));
+    let kind = hyper::header::HeaderValue::from_static("application/json");
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response
 }

@@ -1,5 +1,6 @@
 //! The programs that are compared, each as a process of its own on one core, and what the kernel knows of them.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -17,7 +18,7 @@ use crate::{mock, proxy};
 pub(crate) const MEASURED: usize = 1;
 pub(crate) const REST: usize = 0;
 
-/// One of the programs. Each prints its address when it is ready.
+/// One of the programs that are part of this one. Each prints its address when it is ready.
 #[derive(Debug, Clone, Subcommand)]
 pub(crate) enum Role {
     Mock {
@@ -76,15 +77,8 @@ impl Running {
     /// Starts a role, pinned to a core where `taskset` is there.
     pub(crate) async fn start(arguments: &[&str], core: usize) -> anyhow::Result<Self> {
         let program = std::env::current_exe()?;
-        let core = core.to_string();
-        let mut command = if has_taskset() {
-            let mut command = Command::new("taskset");
-            command.args(["-c", &core]).arg(program);
-            command
-        } else {
-            Command::new(program)
-        };
-        command.arg("role").args(arguments).stdout(Stdio::piped()).kill_on_drop(true);
+        let mut command = pinned(program.as_os_str(), core);
+        command.arg("role").args(arguments).stdout(Stdio::piped());
         let mut child = command.spawn().context("a program cannot be started")?;
         let out = child.stdout.take().context("a program has no output")?;
         let line = BufReader::new(out).lines().next_line().await?;
@@ -94,34 +88,82 @@ impl Running {
         Ok(Self { child, address: address.parse()?, key })
     }
 
-    /// CPU time that it has used, in microseconds.
+    /// A program that is not ours and listens at this address.
+    pub(crate) fn of(child: Child, address: SocketAddr) -> Self {
+        Self { child, address, key: None }
+    }
+
+    /// CPU time that it and the processes that it started have used, in microseconds.
     pub(crate) fn cpu_us(&self) -> anyhow::Result<f64> {
-        // Linux counts in hundredths of a second, whatever the kernel's own tick.
-        const TICK_US: f64 = 10_000.0;
-        let stat = self.proc("stat")?;
-        let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
-        let times: Vec<f64> =
-            fields.skip(11).take(2).filter_map(|time| time.parse().ok()).collect();
-        Ok(times.iter().sum::<f64>() * TICK_US)
+        let mut nanoseconds = 0.0;
+        for pid in self.tree()? {
+            let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { continue };
+            for thread in threads.flatten() {
+                // Time on the CPU, time waiting for one, and how often.
+                let stat = std::fs::read_to_string(thread.path().join("schedstat"));
+                let own = stat.ok().and_then(|stat| stat.split(' ').next()?.parse::<f64>().ok());
+                nanoseconds += own.unwrap_or_default();
+            }
+        }
+        Ok(nanoseconds / 1e3)
     }
 
-    /// Memory in use, in KiB.
+    /// Memory in use by all of its processes, in KiB.
     pub(crate) fn rss_kib(&self) -> anyhow::Result<f64> {
-        let status = self.proc("status")?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
-        kib.context("the kernel does not tell a process's memory")
+        let mut kib = 0.0;
+        for pid in self.tree()? {
+            let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else {
+                continue;
+            };
+            let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+            let own = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
+            kib += own.unwrap_or_default();
+        }
+        Ok(kib)
     }
 
-    fn proc(&self, file: &str) -> anyhow::Result<String> {
-        let pid = self.child.id().context("a program has ended")?;
-        std::fs::read_to_string(format!("/proc/{pid}/{file}"))
-            .context("the benchmark reads /proc, which is Linux's")
+    /// The process and all that descend from it.
+    fn tree(&self) -> anyhow::Result<Vec<u32>> {
+        let root = self.child.id().context("a program has ended")?;
+        let mut of_parent: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+        let all = std::fs::read_dir("/proc").context("the benchmark reads /proc, as on Linux")?;
+        for entry in all.flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+                continue;
+            };
+            let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+            // Behind the name, which may have spaces: the state, then the parent.
+            let rest = stat.rsplit(')').next().unwrap_or_default();
+            if let Some(parent) = rest.split_whitespace().nth(1).and_then(|ppid| ppid.parse().ok())
+            {
+                of_parent.entry(parent).or_default().push(pid);
+            }
+        }
+        let (mut tree, mut next) = (vec![root], 0);
+        while let Some(pid) = tree.get(next) {
+            tree.extend(of_parent.remove(pid).unwrap_or_default());
+            next += 1;
+        }
+        Ok(tree)
     }
 }
 
-pub(crate) fn has_taskset() -> bool {
-    std::env::var_os("PATH").is_some_and(|path| {
-        std::env::split_paths(&path).any(|folder| folder.join("taskset").is_file())
-    })
+/// A command on one core, where `taskset` is there; ended when its handle is dropped.
+pub(crate) fn pinned(program: &std::ffi::OsStr, core: usize) -> Command {
+    let mut command = match found("taskset") {
+        Some(taskset) => {
+            let mut command = Command::new(taskset);
+            command.args(["-c", &core.to_string()]).arg(program);
+            command
+        }
+        None => Command::new(program),
+    };
+    command.kill_on_drop(true);
+    command
+}
+
+/// A program in `PATH`.
+pub(crate) fn found(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file())
 }

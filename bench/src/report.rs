@@ -1,81 +1,97 @@
 //! What was measured, as a table, as JSON, and as a document.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
-use crate::load::{Stream, percentile};
+use crate::gateway::{GOVERNED, p50_and_p99};
+use crate::load::Stream;
 
 /// What was measured of one program.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Numbers {
-    name: &'static str,
-    /// Of each block, in microseconds per request.
+    pub(crate) name: &'static str,
+    /// Of each block: microseconds per request, and requests per second.
     pub(crate) cpu_us: Vec<f64>,
-    /// Median and 99th percentile of a request's time less those without a program between, in seconds.
-    pub(crate) added: [f64; 2],
-    pub(crate) streams: Streams,
+    pub(crate) rates: Vec<f64>,
+    /// Of requests that came one after the other.
+    pub(crate) times: Vec<Duration>,
+    /// Of few at once.
+    pub(crate) streams: Vec<Stream>,
+    /// Frames, of many streams at once.
+    pub(crate) lost: u32,
+    /// From when a caller had left until the miner knew.
+    pub(crate) left: Vec<Duration>,
     pub(crate) idle_kib: f64,
     pub(crate) kib_per_stream: f64,
+    /// It did not get through; what there is was measured before.
+    pub(crate) failed: bool,
 }
 
-/// Streams compared with those without a program between, in seconds.
-#[derive(Debug, Default)]
-pub(crate) struct Streams {
-    first: [f64; 2],
-    gap: [f64; 2],
-    pub(crate) lost: u32,
-}
-
-impl Streams {
-    pub(crate) fn added(through: Vec<Stream>, alone: &[Stream]) -> Self {
-        let lost = through.iter().map(|stream| stream.lost).sum();
-        let mut firsts: Vec<_> = through.iter().map(|stream| stream.first).collect();
-        let mut gaps: Vec<_> = through.into_iter().flat_map(|stream| stream.gaps).collect();
-        let mut alone_firsts: Vec<_> = alone.iter().map(|stream| stream.first).collect();
-        let mut alone_gaps: Vec<_> =
-            alone.iter().flat_map(|stream| stream.gaps.iter().copied()).collect();
-        let added = |through: &mut [_], alone: &mut [_]| {
-            [50, 99].map(|percent| {
-                percentile(through, percent).as_secs_f64()
-                    - percentile(alone, percent).as_secs_f64()
-            })
-        };
-        Self {
-            first: added(&mut firsts, &mut alone_firsts),
-            gap: added(&mut gaps, &mut alone_gaps),
-            lost,
-        }
-    }
-}
-
-impl Numbers {
-    pub(crate) fn new(name: &'static str) -> Self {
-        Self {
-            name,
-            cpu_us: Vec::new(),
-            added: [0.0; 2],
-            streams: Streams::default(),
-            idle_kib: 0.0,
-            kib_per_stream: 0.0,
-        }
-    }
-
-    fn cpu(&self) -> f64 {
-        let mut cpu = self.cpu_us.clone();
-        cpu.sort_unstable_by(f64::total_cmp);
-        cpu.get(cpu.len() / 2).copied().unwrap_or(0.0)
-    }
+/// What became of requests while a tenth of the miners died.
+#[derive(Debug)]
+pub(crate) struct Death {
+    pub(crate) requests: u64,
+    pub(crate) answered: u64,
+    pub(crate) charged: u64,
+    /// Until 99 of 100 requests succeeded again.
+    pub(crate) recovered_after: Duration,
 }
 
 /// All of it. The first program is the floor.
 #[derive(Debug)]
 pub(crate) struct Report {
     pub(crate) numbers: Vec<Numbers>,
+    /// Without a program between.
+    pub(crate) alone: Vec<Duration>,
+    pub(crate) alone_streams: Vec<Stream>,
     /// Miners, and nanoseconds to choose one.
     pub(crate) routing: Vec<(u16, f64)>,
     pub(crate) streams: usize,
+    pub(crate) death: Death,
+    /// Requests per second that the callers and the mock can do by themselves.
+    pub(crate) rig: f64,
     pub(crate) pinned: bool,
+    /// Programs that are not installed.
+    pub(crate) missing: Vec<&'static str>,
+}
+
+/// Of one program: medians, and what it adds, in seconds.
+#[derive(Debug)]
+struct Row<'a> {
+    numbers: &'a Numbers,
+    cpu_us: f64,
+    rate: f64,
+    added: [f64; 2],
+    first: [f64; 2],
+    gap: [f64; 2],
+    lost: u32,
+    left: [f64; 2],
+}
+
+impl Numbers {
+    pub(crate) fn new(name: &'static str) -> Self {
+        Self { name, ..Self::default() }
+    }
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut values = values.to_vec();
+    values.sort_unstable_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(0.0)
+}
+
+fn firsts(streams: &[Stream]) -> [f64; 2] {
+    p50_and_p99(&streams.iter().map(|stream| stream.first).collect::<Vec<_>>())
+}
+
+fn gaps(streams: &[Stream]) -> [f64; 2] {
+    p50_and_p99(&streams.iter().flat_map(|stream| stream.gaps.iter().copied()).collect::<Vec<_>>())
+}
+
+fn less([p50, p99]: [f64; 2], [base50, base99]: [f64; 2]) -> [f64; 2] {
+    [p50 - base50, p99 - base99]
 }
 
 fn us(seconds: f64) -> String {
@@ -83,34 +99,51 @@ fn us(seconds: f64) -> String {
 }
 
 impl Report {
+    fn row<'a>(&self, numbers: &'a Numbers) -> Row<'a> {
+        let few: u32 = numbers.streams.iter().map(|stream| stream.lost).sum();
+        Row {
+            numbers,
+            cpu_us: median(&numbers.cpu_us),
+            rate: median(&numbers.rates),
+            added: less(p50_and_p99(&numbers.times), p50_and_p99(&self.alone)),
+            first: less(firsts(&numbers.streams), firsts(&self.alone_streams)),
+            gap: less(gaps(&numbers.streams), gaps(&self.alone_streams)),
+            lost: numbers.lost + few,
+            left: p50_and_p99(&numbers.left),
+        }
+    }
+
     fn floor(&self) -> f64 {
-        self.numbers.first().map_or(0.0, Numbers::cpu).max(1e-9)
+        self.numbers.first().map_or(0.0, |numbers| median(&numbers.cpu_us)).max(1e-9)
     }
 
     /// In Markdown.
     pub(crate) fn table(&self) -> String {
         let mut text = String::from(
-            "| | CPU per request, µs | times the floor | added p50, µs | p99 | first token p50, µs | p99 | gap p50, µs | p99 | lost frames | idle, MiB | KiB per stream |\n\
-             | --- | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: |\n",
+            "| | CPU per request, µs | times the floor | added p50, µs | p99 | first token p50, µs | p99 | gap p50, µs | p99 \
+             | lost frames | cancelled after p99, ms | idle, MiB | KiB per stream |\n\
+             | --- | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: |\n",
         );
-        for one in &self.numbers {
-            let [first, gap] = [one.streams.first, one.streams.gap];
+        for numbers in &self.numbers {
+            let row = self.row(numbers);
             // Writing to a string cannot fail.
             let _ = writeln!(
                 text,
-                "| {} | {:.1} | {:.2} | {} | {} | {} | {} | {} | {} | {} | {:.1} | {:.1} |",
-                one.name,
-                one.cpu(),
-                one.cpu() / self.floor(),
-                us(one.added[0]),
-                us(one.added[1]),
-                us(first[0]),
-                us(first[1]),
-                us(gap[0]),
-                us(gap[1]),
-                one.streams.lost,
-                one.idle_kib / 1024.0,
-                one.kib_per_stream,
+                "| {}{} | {:.1} | {:.2} | {} | {} | {} | {} | {} | {} | {} | {:.1} | {:.1} | {:.1} |",
+                numbers.name,
+                if numbers.failed { ", failed" } else { "" },
+                row.cpu_us,
+                row.cpu_us / self.floor(),
+                us(row.added[0]),
+                us(row.added[1]),
+                us(row.first[0]),
+                us(row.first[1]),
+                us(row.gap[0]),
+                us(row.gap[1]),
+                row.lost,
+                row.left[1] * 1e3,
+                numbers.idle_kib / 1024.0,
+                numbers.kib_per_stream,
             );
         }
         text.push_str("\nChoosing a miner:");
@@ -118,7 +151,24 @@ impl Report {
             let _ = write!(text, " {ns:.0} ns of {miners},");
         }
         text.pop();
-        text.push('.');
+        let Death { requests, answered, charged, recovered_after } = &self.death;
+        let fastest = self.numbers.iter().map(|one| median(&one.rates)).fold(0.0, f64::max);
+        let _ = write!(
+            text,
+            ".\nA tenth of the miners died: {answered} of {requests} requests were answered, {charged} charged, and 99 of 100 \
+             succeeded again after {:.2} s.\nThe callers and the mock by themselves do {:.0} requests per second, {:.1} times \
+             what the fastest program does.",
+            recovered_after.as_secs_f64(),
+            self.rig,
+            self.rig / fastest.max(1e-9),
+        );
+        if !self.missing.is_empty() {
+            let _ = write!(
+                text,
+                "\nNot installed, or they did not start: {}.",
+                self.missing.join(", ")
+            );
+        }
         if !self.pinned {
             text.push_str("\nThere is no `taskset`: programs were not kept on cores of their own.");
         }
@@ -126,42 +176,57 @@ impl Report {
     }
 
     pub(crate) fn json(&self) -> serde_json::Result<String> {
-        let programs: Vec<_> = self
-            .numbers
-            .iter()
-            .map(|one| {
-                json!({
-                    "name": one.name,
-                    "cpu_us_per_request": one.cpu(),
-                    "cpu_us_of_blocks": one.cpu_us,
-                    "added_us": {"p50": one.added[0] * 1e6, "p99": one.added[1] * 1e6},
-                    "ttft_added_us": {"p50": one.streams.first[0] * 1e6, "p99": one.streams.first[1] * 1e6},
-                    "gap_added_us": {"p50": one.streams.gap[0] * 1e6, "p99": one.streams.gap[1] * 1e6},
-                    "lost_frames": one.streams.lost,
-                    "idle_rss_mib": one.idle_kib / 1024.0,
-                    "kib_per_stream": one.kib_per_stream,
-                })
+        let two = |[p50, p99]: [f64; 2]| json!({"p50": p50 * 1e6, "p99": p99 * 1e6});
+        let program = |numbers: &Numbers| {
+            let row = self.row(numbers);
+            json!({
+                "name": numbers.name,
+                "failed": numbers.failed,
+                "cpu_us_per_request": row.cpu_us,
+                "cpu_us_of_blocks": numbers.cpu_us,
+                "requests_per_second": row.rate,
+                "added_us": two(row.added),
+                "ttft_added_us": two(row.first),
+                "gap_added_us": two(row.gap),
+                "lost_frames": row.lost,
+                "cancelled_after_us": two(row.left),
+                "idle_rss_mib": row.numbers.idle_kib / 1024.0,
+                "kib_per_stream": row.numbers.kib_per_stream,
             })
-            .collect();
-        let governed = self.numbers.last();
-        let of = |number: fn(&Numbers) -> f64| governed.map(number);
-        let routing: serde_json::Map<_, _> = self
-            .routing
-            .iter()
-            .map(|(miners, ns)| (format!("route_ns_{miners}"), json!(ns)))
-            .collect();
-        let mut all = json!({
-            "cpu_per_request_vs_hyper": of(Numbers::cpu).map(|cpu| cpu / self.floor()),
-            "added_p99_us": of(|one| one.added[1] * 1e6),
-            "ttft_added_p99_us": of(|one| one.streams.first[1] * 1e6),
-            "idle_rss_mib": of(|one| one.idle_kib / 1024.0),
-            "kib_per_stream": of(|one| one.kib_per_stream),
-            "streams": self.streams,
-            "pinned": self.pinned,
-            "programs": programs,
+        };
+        let mut all = Map::new();
+        if let Some(numbers) = self.numbers.iter().find(|numbers| numbers.name == GOVERNED) {
+            let row = self.row(numbers);
+            let of = |key: &str, value: f64| (key.to_owned(), json!(value));
+            all.extend([
+                of("cpu_per_request_vs_hyper", row.cpu_us / self.floor()),
+                of("added_p99_us", row.added[1] * 1e6),
+                of("ttft_added_p99_us", row.first[1] * 1e6),
+                of("gap_added_p99_us", row.gap[1] * 1e6),
+                of("lost_frames", row.lost.into()),
+                of("cancelled_after_p99_ms", row.left[1] * 1e3),
+                of("idle_rss_mib", numbers.idle_kib / 1024.0),
+                of("kib_per_stream", numbers.kib_per_stream),
+            ]);
+        }
+        let routing = self.routing.iter();
+        all.extend(routing.map(|(miners, ns)| (format!("route_ns_{miners}"), json!(ns))));
+        let death = json!({
+            "requests": self.death.requests,
+            "answered": self.death.answered,
+            "charged": self.death.charged,
+            "recovered_after_s": self.death.recovered_after.as_secs_f64(),
         });
-        if let Some(fields) = all.as_object_mut() {
-            fields.extend(routing);
+        let programs: Vec<Value> = self.numbers.iter().map(program).collect();
+        for (key, value) in [
+            ("streams", json!(self.streams)),
+            ("tenth_of_miners_died", death),
+            ("rig_requests_per_second", json!(self.rig)),
+            ("pinned", json!(self.pinned)),
+            ("not_installed", json!(self.missing)),
+            ("programs", json!(programs)),
+        ] {
+            all.insert(key.to_owned(), value);
         }
         serde_json::to_string_pretty(&all)
     }
@@ -170,15 +235,73 @@ impl Report {
     pub(crate) fn document(&self) -> String {
         format!(
             "# What the organic API costs\n\n\
-             Written by `CARGO_PROFILE_DEV_OPT_LEVEL=3 cargo run -p bench -- gateway --write docs/performance.md`. All programs are measured in one run, each on \
-             one thread and one core, with callers and a mock miner on another: blocks of short whole answers over 8 connections, \
-             there and back again (CPU from the kernel's account of the process); requests one after the other; streams of 64 frames \
-             every 20 ms, less what the same callers see without a program between; and {} such streams at once for lost frames and \
-             memory. The floor is a plain proxy of hyper's server and client, with the same allocator. \"The same again\" shows what \
-             the machine's noise comes to. The governed API takes a key with limits and a budget, reserves and charges each request \
-             in its journal, routes over 256 miners in sessions, verifies receipts and queues a share of the answers for checking.\n\n{}\n",
+             Written by `cargo run --release -p bench -- gateway --write docs/performance.md`. All programs are measured in one run, \
+             with one thread and one core each, in front of the same mock miner, which shares the other core with the callers. \
+             Everything is measured in blocks, there and back again.\n\n\
+             - **CPU per request**: short whole answers over 8 connections; the kernel's account of all of a program's processes; \
+             medians of blocks.\n\
+             - **added**: requests one after the other, less what the same callers see without a program between; **first token** \
+             and **gap**: the same for streams of 64 frames every 20 ms, 20 at once.\n\
+             - **lost frames** and **KiB per stream**: {} such streams at once; memory by what the second half of them adds.\n\
+             - **cancelled after**: from when a caller leaves a stream until the miner knows.\n\n\
+             The floor is a plain proxy of hyper's server and client, with the same allocator. \"The same again\" shows what the \
+             machine's noise comes to: a smaller difference is none. The governed API takes a key with limits and a budget, \
+             reserves and charges each request in its journal, routes over 256 miners in sessions, verifies receipts and queues a \
+             share of the answers for checking; its miners' answers are streams with signed receipts, where the other programs \
+             get one JSON text. nginx, smg, vllm-router and LiteLLM run as their documentation has it, without keys, limits or \
+             logs.\n\n{}\n",
             self.streams,
             self.table()
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report() -> Report {
+        let ms = Duration::from_millis;
+        let stream = |first| Stream { first: ms(first), gaps: vec![ms(20)], lost: 1 };
+        let numbers = |name, cpu_us, time| Numbers {
+            cpu_us: vec![cpu_us],
+            rates: vec![100.0],
+            times: vec![ms(time)],
+            streams: vec![stream(time)],
+            left: vec![ms(3)],
+            ..Numbers::new(name)
+        };
+        Report {
+            numbers: vec![numbers("floor", 10.0, 2), numbers(GOVERNED, 15.0, 4)],
+            alone: vec![ms(1)],
+            alone_streams: vec![stream(1)],
+            routing: vec![(10, 99.0)],
+            streams: 8,
+            death: Death { requests: 9, answered: 9, charged: 9, recovered_after: ms(500) },
+            rig: 500.0,
+            pinned: false,
+            missing: vec!["nginx"],
+        }
+    }
+
+    #[test]
+    fn what_is_told_of_the_governed_api_is_relative_to_the_floor_and_to_no_program() {
+        let json: Value = serde_json::from_str(&report().json().unwrap()).unwrap();
+        let number = |key: &str| json[key].as_f64().unwrap();
+        assert!((number("cpu_per_request_vs_hyper") - 1.5).abs() < 1e-9);
+        assert!((number("added_p99_us") - 3_000.0).abs() < 1e-6);
+        assert!((number("ttft_added_p99_us") - 3_000.0).abs() < 1e-6);
+        assert!((number("cancelled_after_p99_ms") - 3.0).abs() < 1e-9);
+        assert!((number("route_ns_10") - 99.0).abs() < 1e-9);
+        assert_eq!(json["programs"][1]["lost_frames"], 1);
+    }
+
+    #[test]
+    fn each_program_has_a_line_and_what_is_missing_is_said() {
+        let table = report().table();
+        assert!(table.contains("\n| API, governed | 15.0 | 1.50 | 3000 | 3000 |"), "{table}");
+        for said in ["9 of 9 requests were answered", "5.0 times", "nginx", "no `taskset`"] {
+            assert!(table.contains(said), "{said} is missing in\n{table}");
+        }
     }
 }
