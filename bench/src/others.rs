@@ -58,10 +58,10 @@ impl Other {
         command.current_dir(folder).stdout(Stdio::null()).stderr(Stdio::null());
         let child =
             command.spawn().with_context(|| format!("{} cannot be started", self.name()))?;
-        let running = Running::of(child, address);
+        let mut running = Running::of(child, address);
         let (callers, began) = (Callers::of(&running), Instant::now());
         while let Err(error) = callers.ask().await {
-            if began.elapsed() > PATIENCE {
+            if running.has_ended()? || began.elapsed() > PATIENCE {
                 return Err(error.context(format!("{} does not answer", self.name())));
             }
             sleep(Duration::from_millis(200)).await;
@@ -92,9 +92,9 @@ impl Other {
                 if self == Self::Smg {
                     command.arg("launch");
                 }
-                let policy = "power_of_two";
+                let level = if self == Self::Smg { "warn" } else { "warning" };
                 let own = ["--host", "127.0.0.1", "--port", &port, "--worker-urls", &worker];
-                command.args(own).args(["--policy", policy, "--log-level", "warn"]);
+                command.args(own).args(["--policy", "round_robin", "--log-level", level]);
                 command.args(["--prometheus-port", &metrics]);
             }
             Self::LiteLlm => {
@@ -105,6 +105,10 @@ impl Other {
                     (OsStr::new("LITELLM_LOCAL_MODEL_COST_MAP"), OsStr::new("True")),
                     (OsStr::new("LITELLM_TELEMETRY"), OsStr::new("False")),
                     (OsStr::new("LITELLM_LOG"), OsStr::new("ERROR")),
+                    (
+                        OsStr::new("LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY"),
+                        OsStr::new("true"),
+                    ),
                 ]);
             }
         }
@@ -120,7 +124,7 @@ fn free_address() -> anyhow::Result<SocketAddr> {
 fn nginx(address: SocketAddr, upstream: SocketAddr, folder: &Path) -> String {
     let folder = folder.display();
     format!(
-        "daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log /dev/null;
+        "daemon off; master_process off; pid {folder}/nginx.pid; error_log /dev/null;
 events {{ worker_connections 16384; }}
 http {{
     access_log off;

@@ -93,6 +93,11 @@ impl Running {
         Self { child, address, key: None }
     }
 
+    /// Whether it has ended by itself.
+    pub(crate) fn has_ended(&mut self) -> anyhow::Result<bool> {
+        Ok(self.child.try_wait()?.is_some())
+    }
+
     /// CPU time that it and the processes that it started have used, in microseconds.
     pub(crate) fn cpu_us(&self) -> anyhow::Result<f64> {
         let mut nanoseconds = 0.0;

@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::accounts::Accounts;
+use crate::api::usage::usage_routes;
 use crate::api::{Api, Front, MAX_BODY_BYTES};
 use crate::ask::Asker;
 use crate::clock::unix_ms;
@@ -132,8 +133,10 @@ impl Gateway {
         let gate = Gate::open(config, store.clone(), journal, rand::random()).await?;
         let gate = Arc::new(gate);
         let asker = Asker::new(Keypair::development("Alice"));
-        let api = Arc::new(Api::new(Arc::clone(&gate), catalogue, router, asker, accounts, store));
-        let router = layers(Arc::clone(&api).routes(), MAX_BODY_BYTES);
+        let own = (Arc::clone(&gate), store.clone());
+        let api = Arc::new(Api::new(own.0, catalogue, router, asker, accounts, own.1));
+        let routes = Arc::clone(&api).routes().merge(usage_routes(Arc::clone(&gate), store));
+        let router = layers(routes, MAX_BODY_BYTES);
         Ok(Self { front: Front::new(Some(api), router), gate, importer, writer, key })
     }
 
