@@ -99,6 +99,30 @@ def a_schema_is_followed_and_a_forced_call_is_made():
 
 
 @check
+def what_bends_the_choice_of_tokens_bends_it():
+    plain = create(logprobs=True).choices[0]
+    # The same answer again and again is what penalties are against.
+    bent = create(frequency_penalty=2, presence_penalty=2, logprobs=True).choices[0]
+    tokens = [token.token for token in bent.logprobs.content]
+    repeats = len(tokens) - len(set(tokens))
+    before = [token.token for token in plain.logprobs.content]
+    assert repeats < len(before) - len(set(before)) or plain.message != bent.message
+    # A token that is all but certain is all that is said.
+    only = create(logit_bias={"70": 100}, max_completion_tokens=5, max_tokens=openai.NOT_GIVEN)
+    said = only.choices[0].message.content
+    assert only.usage.completion_tokens == 5 and said == said[: len(said) // 5] * 5, said
+
+
+@check
+def an_answer_can_be_any_json_object():
+    answer = create(response_format={"type": "json_object"}, max_tokens=200, temperature=1, seed=3)
+    if answer.choices[0].finish_reason == "stop":
+        assert isinstance(json.loads(answer.choices[0].message.content), dict)
+    else:
+        assert answer.choices[0].message.content.lstrip().startswith("{")
+
+
+@check
 def a_completion_continues_a_text():
     answer = patiently(
         lambda: client.completions.create(model="complete-demo", prompt="Once upon", max_tokens=20)
