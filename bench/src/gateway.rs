@@ -187,6 +187,9 @@ async fn measure_in(options: &Options, folder: &Path) -> anyhow::Result<Report> 
 /// The API with everything that an operator needs.
 pub(crate) const GOVERNED: &str = "API, governed";
 
+/// The floor of the programs of others, which get plain answers.
+pub(crate) const PLAIN: &str = "hyper proxy, plain answers";
+
 /// Starts all programs, and says which are not installed.
 async fn subjects(
     direct: &Subject,
@@ -203,14 +206,16 @@ async fn subjects(
     let miners = MINERS.to_string();
     let (mut subjects, mut missing) = (Vec::new(), Vec::new());
     for (name, arguments) in [
-        ("plain hyper proxy", vec!["proxy", &upstream]),
-        ("the same again", vec!["proxy", &upstream]),
+        ("plain hyper proxy", vec!["proxy", &upstream, "--miners"]),
+        ("the same again", vec!["proxy", &upstream, "--miners"]),
         ("API, one miner, no keys", vec!["api", &upstream, "1", "--folder", &bare]),
         (GOVERNED, vec!["api", &upstream, &miners, "--governed", "--folder", &governed]),
     ] {
         let running = Running::start(&arguments, MEASURED).await?;
         subjects.push(Subject::new(name, running, None));
     }
+    let plain = Running::start(&["proxy", &upstream], MEASURED).await?;
+    subjects.push(Subject::new(PLAIN, plain, None));
     for other in Other::ALL {
         say(&format!("starting {}", other.name()));
         let folder = folder_of(other.name())?;

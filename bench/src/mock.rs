@@ -18,7 +18,7 @@ use common::{Hotkey, Keypair, TaskId};
 use futures::stream::{self, Stream, StreamExt};
 use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::body::{Frame, Incoming};
-use hyper::header::CONTENT_TYPE;
+use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -36,6 +36,9 @@ pub(crate) const SAYS: &str = "It is a fine day for a walk by the river, and the
 pub(crate) const DIE: &str = "/bench/die/";
 /// When paced streams were given up by who asked, in Unix microseconds.
 pub(crate) const GIVEN_UP: &str = "/bench/given-up";
+
+/// Asks for what a validator gets, without proving to be one: of a plain proxy in front of a miner.
+pub(crate) const AS_MINER: HeaderName = HeaderName::from_static("x-bench-as-miner");
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
@@ -100,6 +103,7 @@ impl Miners {
         let hotkey = |name| header(name).and_then(|hotkey| hotkey.parse::<Hotkey>().ok());
         let asked = match header(HEADER_SESSION) {
             Some(session) => locked(&self.of_session).get(session).copied(),
+            None if parts.headers.contains_key(AS_MINER) => self.hotkeys.last().copied(),
             None => hotkey(btauth::HEADER_RECEIVER),
         };
         let path = parts.uri.path();
@@ -175,7 +179,7 @@ impl Miners {
             UnsyncBoxBody::new(StreamBody::new(parts.map(frame)))
         };
         let mut response = Response::new(body);
-        let kind = hyper::header::HeaderValue::from_static("text/event-stream");
+        let kind = HeaderValue::from_static("text/event-stream");
         response.headers_mut().insert(CONTENT_TYPE, kind);
         response
     }
@@ -258,7 +262,7 @@ fn frame(part: String) -> Result<Frame<Bytes>, Infallible> {
 
 fn whole(value: &Value) -> Response<Body> {
     let mut response = Response::new(UnsyncBoxBody::new(Full::from(value.to_string())));
-    let kind = hyper::header::HeaderValue::from_static("application/json");
+    let kind = HeaderValue::from_static("application/json");
     response.headers_mut().insert(CONTENT_TYPE, kind);
     response
 }

@@ -24,8 +24,11 @@ pub(crate) enum Role {
     Mock {
         miners: u16,
     },
+    /// Of miners' answers, or of plain ones.
     Proxy {
         upstream: SocketAddr,
+        #[arg(long)]
+        miners: bool,
     },
     /// The API: with `miners` at the address `upstream`, and with a key that has limits and a budget.
     Api {
@@ -49,9 +52,9 @@ impl Role {
                 println!("{address}");
                 mock::serve(listener, miners).await
             }
-            Self::Proxy { upstream } => {
+            Self::Proxy { upstream, miners } => {
                 println!("{address}");
-                proxy::serve(listener, upstream).await
+                proxy::serve(listener, upstream, miners).await
             }
             Self::Api { upstream, miners, governed, folder } => {
                 let setup = gateway::Setup { upstream, miners, governed, folder };

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use hyper::body::Incoming;
+use hyper::header::HeaderValue;
 use hyper::http::uri::Authority;
 use hyper::service::service_fn;
 use hyper::{Request, Uri};
@@ -11,8 +12,14 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpListener;
 
-/// Serves until the process ends.
-pub(crate) async fn serve(listener: TcpListener, upstream: SocketAddr) -> anyhow::Result<()> {
+use crate::mock::AS_MINER;
+
+/// Serves until the process ends. Of miners it gets what a validator gets.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    upstream: SocketAddr,
+    miners: bool,
+) -> anyhow::Result<()> {
     let mut connector = HttpConnector::new();
     connector.set_nodelay(true);
     let client: Client<_, Incoming> = Client::builder(TokioExecutor::new()).build(connector);
@@ -32,6 +39,9 @@ pub(crate) async fn serve(listener: TcpListener, upstream: SocketAddr) -> anyhow
                         .path_and_query(path)
                         .build()?;
                     *request.uri_mut() = uri;
+                    if miners {
+                        request.headers_mut().insert(AS_MINER, HeaderValue::from_static("1"));
+                    }
                     Ok::<_, anyhow::Error>(client.request(request).await?)
                 }
             });

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use crate::gateway::{GOVERNED, p50_and_p99};
+use crate::gateway::{GOVERNED, PLAIN, p50_and_p99};
 use crate::load::Stream;
 
 /// What was measured of one program.
@@ -198,8 +198,11 @@ impl Report {
         if let Some(numbers) = self.numbers.iter().find(|numbers| numbers.name == GOVERNED) {
             let row = self.row(numbers);
             let of = |key: &str, value: f64| (key.to_owned(), json!(value));
+            let plain = self.numbers.iter().find(|numbers| numbers.name == PLAIN);
+            let plain = plain.map_or(0.0, |numbers| median(&numbers.cpu_us)).max(1e-9);
             all.extend([
                 of("cpu_per_request_vs_hyper", row.cpu_us / self.floor()),
+                of("cpu_per_request_vs_hyper_with_plain_answers", row.cpu_us / plain),
                 of("added_p99_us", row.added[1] * 1e6),
                 of("ttft_added_p99_us", row.first[1] * 1e6),
                 of("gap_added_p99_us", row.gap[1] * 1e6),
@@ -244,12 +247,12 @@ impl Report {
              and **gap**: the same for streams of 64 frames every 20 ms, 20 at once.\n\
              - **lost frames** and **KiB per stream**: {} such streams at once; memory by what the second half of them adds.\n\
              - **cancelled after**: from when a caller leaves a stream until the miner knows.\n\n\
-             The floor is a plain proxy of hyper's server and client, with the same allocator. \"The same again\" shows what the \
-             machine's noise comes to: a smaller difference is none. The governed API takes a key with limits and a budget, \
-             reserves and charges each request in its journal, routes over 256 miners in sessions, verifies receipts and queues a \
-             share of the answers for checking; its miners' answers are streams with signed receipts, where the other programs \
-             get one JSON text. nginx, smg, vllm-router and LiteLLM run as their documentation has it, without keys, limits or \
-             logs.\n\n{}\n",
+             The floor is a plain proxy of hyper's server and client, with the same allocator, in front of the same miner: what it gets \
+             are streams with signed receipts, as the API does. \"The same again\" shows what the machine's noise comes to: a smaller \
+             difference is none. The governed API takes a key with limits and a budget, reserves and charges each request in its \
+             journal, routes over 256 miners in sessions, verifies receipts, makes one answer of the stream, and queues a share of \
+             the answers for checking. The programs from there on get one short JSON text instead of a stream: the plain proxy \
+             once more, and nginx, smg, vllm-router and LiteLLM as their documentation has it, without keys, limits or logs.\n\n{}\n",
             self.streams,
             self.table()
         )

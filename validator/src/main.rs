@@ -428,6 +428,19 @@ mod tests {
     }
 
     #[test]
+    fn the_commands_and_their_flags_do_not_contradict_each_other() {
+        <Cli as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn roles_are_taken_as_settings() {
+        let Ok(Command::Run { roles, .. }) = parse("run --roles api --listen 127.0.0.1:0") else {
+            panic!("it is a command")
+        };
+        assert_eq!(roles.as_deref(), Some("api"));
+    }
+
+    #[test]
     fn changes_are_named_one_by_one() {
         let line = "tune --set chat=0.5 --set flux=1.5 --scoring speed_bonus=0.2 --preset subnet19";
         let Ok(Command::Tune { weights, scoring, preset, write, .. }) = parse(line) else {

@@ -24,7 +24,7 @@ pub enum KeysCommand {
         #[command(flatten)]
         limits: Limits,
         #[command(flatten)]
-        budget: Budget,
+        budget: Money,
         /// The day, in UTC, from which on it is refused, such as 2027-01-31.
         #[arg(long, value_name = "DAY", value_parser = parse_day)]
         expires: Option<i64>,
@@ -51,7 +51,7 @@ pub enum KeysCommand {
         /// Such as key_0123456789ab.
         id: String,
         #[command(flatten)]
-        budget: Budget,
+        budget: Money,
     },
 }
 
@@ -70,7 +70,7 @@ pub struct Limits {
 
 /// How much money.
 #[derive(Debug, Clone, Copy, Args)]
-pub struct Budget {
+pub struct Money {
     /// In USD, such as 12.50.
     #[arg(long, value_name = "USD")]
     budget: Option<Usd>,
@@ -87,7 +87,7 @@ impl Limits {
     }
 }
 
-impl Budget {
+impl Money {
     fn put_into(self, spec: &mut Spec) {
         (spec.budget, spec.budget_reset) = (self.budget, self.budget_reset);
     }
@@ -128,6 +128,7 @@ pub async fn keys(at: &Location, command: KeysCommand, json: bool) -> anyhow::Re
             limits.put_into(&mut spec);
             budget.put_into(&mut spec);
             let made = create(&store, spec).await?;
+            store.close().await;
             return Ok(if json {
                 serde_json::to_string_pretty(&made)?
             } else {
@@ -188,4 +189,106 @@ fn table(keys: &[Key]) -> String {
         ));
     }
     lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use serde_json::Value;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Cli {
+        #[command(subcommand)]
+        command: KeysCommand,
+    }
+
+    struct Bed {
+        at: Location,
+        _folder: tempfile::TempDir,
+    }
+
+    impl Bed {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            Self { at: Location::Sqlite(folder.path().join("x.sqlite")), _folder: folder }
+        }
+
+        async fn run(&self, line: &str, json: bool) -> Result<String, String> {
+            let words = std::iter::once("keys").chain(line.split(' '));
+            let cli = Cli::try_parse_from(words).map_err(|error| error.to_string())?;
+            keys(&self.at, cli.command, json).await.map_err(|error| format!("{error:#}"))
+        }
+
+        async fn one(&self, line: &str) -> Value {
+            let all: Value = serde_json::from_str(&self.run(line, true).await.unwrap()).unwrap();
+            all[0].clone()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_key_is_made_listed_limited_and_revoked() {
+        let bed = Bed::new();
+        let line = "create --name shop --models chat-demo,complete-demo --requests-per-minute 60 --budget 12.50 \
+                    --budget-reset monthly --expires 2027-01-31 --metadata customer=42";
+        let made: Value = serde_json::from_str(&bed.run(line, true).await.unwrap()).unwrap();
+        let (id, secret) = (made["id"].as_str().unwrap(), made["secret"].as_str().unwrap());
+        assert!(secret.starts_with("ts-"), "{made}");
+
+        let table = bed.run("list", false).await.unwrap();
+        for said in [id, "shop", "until 2027-01-31", "60", "12.50", "monthly", "chat-demo"] {
+            assert!(table.contains(said), "{said} is missing in\n{table}");
+        }
+        assert!(
+            !table.contains(secret) && !table.contains(&hex::encode(super::super::hash(secret)))
+        );
+
+        // What is not named is removed.
+        let limited = bed.one(&format!("limit {id} --parallel 4")).await;
+        assert_eq!(
+            (&limited["parallel"], limited["requests_per_minute"].is_null()),
+            (&4.into(), true)
+        );
+        let budget = bed.one(&format!("budget {id} --budget 50 --budget-reset weekly")).await;
+        assert_eq!(
+            (&budget["budget"], &budget["budget_reset"]),
+            (&"50.00".into(), &"weekly".into())
+        );
+        assert_eq!(
+            (&budget["parallel"], &budget["metadata"]["customer"]),
+            (&4.into(), &"42".into())
+        );
+        assert!(bed.one(&format!("revoke {id}")).await["revoked_ms"].is_i64());
+        assert!(bed.run("list", false).await.unwrap().contains("revoked"));
+    }
+
+    #[tokio::test]
+    async fn what_makes_no_sense_is_refused_and_said() {
+        let bed = Bed::new();
+        for (line, said) in [
+            ("create", "--name"),
+            ("create --name x --budget=-1", "budget"),
+            ("create --name x --requests-per-minute 0", "at least 1"),
+            ("create --name x --requests-per-minute=-5", "invalid value"),
+            ("create --name x --models Chat", "invalid value"),
+            ("create --name x --expires soon", "invalid value"),
+            ("create --name x --metadata plain", "has no `=`"),
+            ("revoke key_000000000000", "key_000000000000"),
+            ("limit key_000000000000 --parallel 1", "key_000000000000"),
+        ] {
+            let error = bed.run(line, false).await.unwrap_err();
+            assert!(error.contains(said), "{line}: {error}");
+        }
+        assert_eq!(bed.run("list", true).await.unwrap(), "[]");
+    }
+
+    #[tokio::test]
+    async fn the_ledger_is_exported_with_its_heading_even_if_it_is_empty() {
+        let bed = Bed::new();
+        bed.run("list", false).await.unwrap();
+        let export = UsageCommand::Export { csv: true, from: None, to: None };
+        let csv = usage(&bed.at, export).await.unwrap();
+        assert!(csv.starts_with("id,time,key,task,"), "{csv}");
+    }
 }
