@@ -121,13 +121,14 @@ impl Judge {
     /// Tells this process's router, and other processes, whom to ask.
     async fn route(&self) {
         let candidates = self.candidates();
+        // First: users here must not wait for a database that is away.
+        self.router.replace(candidates.clone());
         if let Err(error) = self.store.publish(&candidates).await {
             warn!(
                 "other processes do not learn who may be asked: {:#}",
                 anyhow::Error::from(error)
             );
         }
-        self.router.replace(candidates);
     }
 
     fn candidates(&self) -> Vec<Candidate> {

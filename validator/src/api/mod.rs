@@ -12,8 +12,6 @@ mod shape;
 mod tab;
 pub(crate) mod usage;
 
-use std::collections::BTreeSet;
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,7 +32,7 @@ use tracing::warn;
 use crate::accounts::Accounts;
 use crate::ask::{Asker, Ours, Outcome};
 use crate::clock::{unix_ms, uptime};
-use crate::keys::{Admission, Gate, Spec, Used, bearer};
+use crate::keys::{Admission, Gate, Used, bearer};
 use crate::routing;
 use crate::store::Store;
 pub use cors::Origins;
@@ -53,27 +51,6 @@ pub const MAX_BODY_BYTES: usize = 4 << 20;
 const BODY_DEADLINE: Duration = Duration::from_secs(30);
 /// When a caller that was turned away may come again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-
-/// Who may call, and how much at once.
-#[derive(Clone)]
-pub struct ApiConfig {
-    /// Limits that all who call without a key share; `None`: nobody may.
-    pub anonymous: Option<Spec>,
-    /// SHA-256 of each key.
-    pub keys: BTreeSet<[u8; 32]>,
-    /// Requests under way at once; more are refused with 429.
-    pub concurrency: usize,
-}
-
-impl fmt::Debug for ApiConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ApiConfig")
-            .field("anonymous", &self.anonymous)
-            .field("keys", &self.keys.len())
-            .field("concurrency", &self.concurrency)
-            .finish()
-    }
-}
 
 /// Answers users.
 #[derive(Debug)]

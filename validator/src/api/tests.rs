@@ -125,7 +125,7 @@ struct World {
 }
 
 /// Miners in the order in which they are tried: one by one, each trips the one before.
-async fn world(miners: &[(&'static str, Conduct)], config: ApiConfig) -> World {
+async fn world(miners: &[(&'static str, Conduct)], config: GateConfig) -> World {
     let catalogue = include_str!("../../../config/tasks.toml");
     let catalogue = Arc::new(Catalogue::parse(catalogue, "tasks.toml").unwrap());
     let (folder, store) = store().await;
@@ -153,11 +153,6 @@ async fn world(miners: &[(&'static str, Conduct)], config: ApiConfig) -> World {
     router.replace(candidates);
     let asker = Asker::new(Keypair::development("Alice"));
     let journal = Arc::new(Journal::open(&folder.path().join("ledger"), 1, 0).unwrap());
-    let config = GateConfig {
-        anonymous: config.anonymous,
-        keys: config.keys,
-        concurrency: config.concurrency,
-    };
     let importer = Importer::start(Arc::clone(&journal), store.clone()).await.unwrap();
     let gate = Gate::open(config, store.clone(), journal, 1).await.unwrap();
     let api = Api::new(Arc::new(gate), catalogue, router, asker, Arc::new(accounts), store);
@@ -168,8 +163,8 @@ fn id(name: &str) -> ContenderId {
     ContenderId { hotkey: Keypair::development(name).hotkey(), task: "chat-demo".parse().unwrap() }
 }
 
-fn open() -> ApiConfig {
-    ApiConfig { anonymous: Some(Spec::default()), keys: BTreeSet::new(), concurrency: 8 }
+fn open() -> GateConfig {
+    GateConfig { anonymous: Some(Spec::default()), keys: BTreeSet::new(), concurrency: 8 }
 }
 
 impl World {
@@ -419,7 +414,7 @@ async fn what_was_under_way_for_a_user_who_went_away_is_released() {
 #[tokio::test]
 async fn only_known_keys_may_call() {
     let keys = BTreeSet::from([crate::keys::hash(KEY)]);
-    let config = ApiConfig { anonymous: None, keys, concurrency: 8 };
+    let config = GateConfig { anonymous: None, keys, concurrency: 8 };
     let world = world(&[("Bob", Conduct::Answers)], config).await;
     for key in [None, Some("sesame-0123456788"), Some("")] {
         let (status, body) = world.ask(json!({}), key).await;
@@ -502,7 +497,7 @@ async fn limits_are_told_with_each_answer() {
 
 #[tokio::test]
 async fn callers_beyond_the_limit_are_turned_away_at_once() {
-    let world = world(&[("Bob", Conduct::Answers)], ApiConfig { concurrency: 1, ..open() }).await;
+    let world = world(&[("Bob", Conduct::Answers)], GateConfig { concurrency: 1, ..open() }).await;
     let taken = world.api.gate.identify(None, unix_ms()).unwrap();
     assert_eq!(world.ask(json!({}), None).await.0, StatusCode::TOO_MANY_REQUESTS);
     drop(taken);

@@ -15,7 +15,7 @@ use tracing::info;
 use crate::accounts::Accounts;
 use crate::api::admin::admin_routes;
 use crate::api::usage::usage_routes;
-use crate::api::{self, Api, ApiConfig, Front, MAX_BODY_BYTES, Origins};
+use crate::api::{self, Api, Front, MAX_BODY_BYTES, Origins};
 use crate::ask::Asker;
 use crate::clock;
 use crate::keys::{Gate, GateConfig};
@@ -26,7 +26,7 @@ use crate::store::Store;
 /// Of the configuration, what the API is about.
 #[derive(Debug)]
 pub(super) struct Settings {
-    pub(super) api: ApiConfig,
+    pub(super) api: GateConfig,
     pub(super) journal: PathBuf,
     pub(super) admin_token: Option<[u8; 32]>,
 }

@@ -10,8 +10,8 @@ use serde::Deserialize;
 use service::settings::Problems;
 
 use super::seconds;
-use crate::api::{ApiConfig, Origins};
-use crate::keys::{ANONYMOUS, Reset, Spec};
+use crate::api::Origins;
+use crate::keys::{ANONYMOUS, GateConfig, Reset, Spec};
 
 #[derive(Deserialize)]
 pub(super) struct ApiFile {
@@ -41,7 +41,7 @@ pub(super) struct AnonymousFile {
 
 /// What was found to be in order.
 pub(super) struct CheckedApi {
-    pub(super) api: ApiConfig,
+    pub(super) api: GateConfig,
     pub(super) listen: SocketAddr,
     pub(super) external_ip: Option<IpAddr>,
     pub(super) admin_token: Option<[u8; 32]>,
@@ -68,7 +68,7 @@ impl ApiFile {
             }
         };
         problems.require(self.concurrency > 0, "api.concurrency", "must be at least 1");
-        let api = ApiConfig {
+        let api = GateConfig {
             anonymous: self.anonymous.check(problems).filter(|_| self.open),
             keys: self.keys(problems),
             concurrency: self.concurrency,

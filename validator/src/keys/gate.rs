@@ -4,6 +4,7 @@
 //! on one database divide limits by their number, and lease parts of budgets ([`super::budgets`]).
 
 use std::collections::{BTreeSet, HashMap};
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -28,15 +29,25 @@ const TURN: Duration = Duration::from_secs(1);
 /// Turns after which other processes are told that this one lives.
 const RENEW_TURNS: u32 = 10;
 
-/// What the operator's configuration says.
-#[derive(Debug, Clone, Default)]
+/// Who may call, and how much at once, as the operator's configuration says.
+#[derive(Clone, Default)]
 pub struct GateConfig {
     /// Limits that all who call without a key share; `None`: nobody may.
     pub anonymous: Option<Spec>,
     /// SHA-256 of the keys of the configuration; they are not limited.
     pub keys: BTreeSet<[u8; 32]>,
-    /// Requests under way at once.
+    /// Requests under way at once; more are refused with 429.
     pub concurrency: usize,
+}
+
+impl fmt::Debug for GateConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GateConfig")
+            .field("anonymous", &self.anonymous)
+            .field("keys", &self.keys.len())
+            .field("concurrency", &self.concurrency)
+            .finish()
+    }
 }
 
 /// Lets requests in.

@@ -6,11 +6,11 @@ use common::{Uid, Volume};
 use futures::TryStreamExt;
 
 use super::database::{Fields, Value, values};
-use super::periods::contender;
+use super::periods::{contender, failures};
 use super::{Names, PeriodId, Store, StoreError, failed};
 use crate::network::Contender;
 use crate::routing::Candidate;
-use crate::tally::{ContenderId, Failures, Report};
+use crate::tally::{ContenderId, Report};
 
 /// Reports that are taken at once; the rest is taken the next time.
 const REPORTS: u32 = 10_000;
@@ -143,27 +143,21 @@ impl Store {
         let mut transaction = self.database.begin().await.map_err(&failed)?;
         let rows = transaction
             .all(
-                "SELECT id, hotkey, task, from_ms, to_ms, served, tokens, refused, unreachable, bad_status, too_late,
-                     broken, unusable, void
-                 FROM outcomes ORDER BY id LIMIT $1",
+                "DELETE FROM outcomes WHERE id IN (SELECT id FROM outcomes ORDER BY id LIMIT $1)
+                 RETURNING hotkey, task, from_ms, to_ms, served, tokens, refused, unreachable, bad_status, too_late,
+                     broken, unusable, void",
                 values![REPORTS],
             )
             .await
             .map_err(&failed)?;
+        transaction.commit().await.map_err(failed)?;
         let (mut names, mut reports) = (Names::default(), Vec::new());
         for row in &rows {
             let mut fields = row.fields();
-            let id = fields.int().map_err(&failed)?;
             let read = contender(&mut fields, &mut names)
                 .and_then(|contender| Ok((contender, report(&mut fields)?)));
             reports.extend(self.readable("outcomes", read));
-            // By their numbers: one with a lower number may be committed later.
-            transaction
-                .execute("DELETE FROM outcomes WHERE id = $1", values![id])
-                .await
-                .map_err(&failed)?;
         }
-        transaction.commit().await.map_err(failed)?;
         Ok(reports)
     }
 }
@@ -198,13 +192,7 @@ fn report(fields: &mut Fields<'_>) -> Result<Report, sqlx::Error> {
         served: fields.count()?,
         tokens: fields.sum()?,
         refused: fields.count()?,
-        failed: Failures {
-            unreachable: fields.count()?,
-            bad_status: fields.count()?,
-            too_late: fields.count()?,
-            broken: fields.count()?,
-            unusable: fields.count()?,
-        },
+        failed: failures(fields)?,
         void: fields.count()?,
     })
 }

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use common::money::Usd;
 
 use super::database::{Transaction, values};
+use super::ledger::CHARGED;
 use super::{Store, StoreError, failed};
 use crate::keys::{Reset, window_start};
 
@@ -150,13 +151,8 @@ async fn lease(
         )
         .await?;
     let sum = |rows: Vec<super::Record>| rows.first().map_or(Ok(0), |row| row.fields().int());
-    let charged = transaction
-        .all(
-            "SELECT CAST(COALESCE(SUM(amount), 0) AS BIGINT) FROM ledger WHERE key_id = $1 AND at_ms >= $2",
-            values![key, window_start(reset, now_ms)],
-        )
-        .await
-        .and_then(sum)?;
+    let charged =
+        transaction.all(CHARGED, values![key, window_start(reset, now_ms)]).await.and_then(sum)?;
     let leased = transaction
         .all(
             "SELECT CAST(COALESCE(SUM(amount), 0) AS BIGINT) FROM budget_leases WHERE key_id = $1",

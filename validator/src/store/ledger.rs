@@ -10,6 +10,10 @@ use super::database::{Fields, Value, values};
 use super::{Store, StoreError, failed, leases};
 use crate::ledger::{Entry, Pico, Record};
 
+/// What a key was charged since a moment.
+pub(super) const CHARGED: &str =
+    "SELECT CAST(COALESCE(SUM(amount), 0) AS BIGINT) FROM ledger WHERE key_id = $1 AND at_ms >= $2";
+
 /// What one key used of one task on one day.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Usage {
@@ -150,8 +154,7 @@ impl Store {
     /// If the database fails.
     pub async fn charged(&self, key: &str, since_ms: i64) -> Result<Usd, StoreError> {
         let failed = failed("add up what a key spent");
-        let query = "SELECT CAST(COALESCE(SUM(amount), 0) AS BIGINT) FROM ledger WHERE key_id = $1 AND at_ms >= $2";
-        let row = self.database.first(query, values![key, since_ms]).await.map_err(&failed)?;
+        let row = self.database.first(CHARGED, values![key, since_ms]).await.map_err(&failed)?;
         row.map_or(Ok(0), |row| row.fields().int()).map(Usd::from_pico).map_err(failed)
     }
 

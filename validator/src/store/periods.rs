@@ -272,6 +272,17 @@ pub(super) fn contender(
     names.read(hotkey, fields.text()?)
 }
 
+/// Reads `unreachable, bad_status, too_late, broken, unusable`.
+pub(super) fn failures(fields: &mut Fields<'_>) -> Result<Failures, sqlx::Error> {
+    Ok(Failures {
+        unreachable: fields.count()?,
+        bad_status: fields.count()?,
+        too_late: fields.count()?,
+        broken: fields.count()?,
+        unusable: fields.count()?,
+    })
+}
+
 /// Reads what is counted while a period runs.
 fn tally(fields: &mut Fields<'_>) -> Result<Tally, sqlx::Error> {
     Ok(Tally {
@@ -281,13 +292,7 @@ fn tally(fields: &mut Fields<'_>) -> Result<Tally, sqlx::Error> {
         refused_within: fields.count()?,
         refusal_cost: fields.real()?,
         refused_beyond: fields.count()?,
-        failed: Failures {
-            unreachable: fields.count()?,
-            bad_status: fields.count()?,
-            too_late: fields.count()?,
-            broken: fields.count()?,
-            unusable: fields.count()?,
-        },
+        failed: failures(fields)?,
         void: fields.count()?,
         organic_served: fields.count()?,
         organic_refusal_cost: fields.real()?,
