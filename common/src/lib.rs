@@ -6,6 +6,7 @@
 pub mod btauth;
 pub mod capacity;
 pub mod checks;
+pub mod format;
 pub mod generation;
 mod hotkey;
 mod ids;

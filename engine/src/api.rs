@@ -107,6 +107,15 @@ pub struct ReferencePass {
     /// What was asked for: the prompt, and how the tokens are said to have been drawn.
     pub generation: Generation,
     pub tokens: Vec<u32>,
+    /// How many of the most likely tokens to list at each position.
+    pub top: usize,
+}
+
+impl ReferencePass {
+    /// Without lists of the most likely tokens.
+    pub fn new(generation: Generation, tokens: Vec<u32>) -> Self {
+        Self { generation, tokens, top: 0 }
+    }
 }
 
 /// The model's own view of given tokens.
@@ -121,22 +130,62 @@ pub struct Reference {
     pub outside_grammar: Option<u32>,
 }
 
-/// The model's own view of one given token, in nats.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// How many of the best tokens after the drawn one a [`TokenScore`] names.
+pub const RIVALS: usize = 4;
+
+/// Other temperatures than the one asked for, as factors of it.
+pub const OTHER_TEMPERATURES: [f64; 4] = [0.0, 0.8, 0.9, 1.1];
+
+/// The model's own view of one given token. Probabilities are natural logarithms; *plain* ones are those of the model at
+/// temperature 1, before penalties, biases and grammars, *tempered* ones those that are drawn from, but for `top_p`
+/// (at temperature 0 as at 1).
+#[derive(Debug, Clone, PartialEq)]
 pub struct TokenScore {
-    /// Log-probability of the given token at temperature 1, before penalties, biases and grammars.
+    /// Plain log-probability of the given token.
     pub logprob: f32,
+    /// Logarithm of the sum of the exponentials of the model's logits.
+    pub log_sum_exp: f32,
     /// How many tokens are more likely; 0 is the most likely one.
     pub rank: u32,
-    /// Entropy of the distribution at temperature 1.
+    /// Plain entropy.
     pub entropy: f32,
+    /// Variance of the plain log-probability of a token drawn at temperature 1, in nats².
+    pub variance: f32,
+    /// Sum of the squared plain probabilities.
+    pub collision: f32,
     /// The token that the seeded sampler draws here, with penalties, biases and the grammar.
     pub drawn: u32,
     /// Score of the drawn token minus score of the given one: 0 where they are the same.
     /// Infinite where the given token cannot be drawn at all.
     pub deficit: f32,
+    /// The best tokens after the drawn one, best first: at most [`RIVALS`], fewer where no more can be drawn.
+    pub rivals: Vec<Rival>,
+    /// What is drawn with the same noise at each of [`OTHER_TEMPERATURES`].
+    pub elsewhere: [u32; OTHER_TEMPERATURES.len()],
+    /// Tempered log-probability of the given token.
+    pub tempered: f32,
+    pub tempered_entropy: f32,
+    /// As `variance`, of the tempered distribution.
+    pub tempered_variance: f32,
+    /// Tempered probability that the answer ends here.
+    pub end: f32,
+    /// The most likely tokens and their plain log-probabilities, best first; as many as were asked for.
+    pub top: Vec<(u32, f32)>,
+}
+
+impl TokenScore {
     /// Score of the best token minus score of the second best: how sure the draw is.
-    pub gap: f32,
+    pub fn gap(&self) -> f32 {
+        self.rivals.first().map_or(f32::INFINITY, |rival| rival.deficit)
+    }
+}
+
+/// A token that was nearly drawn.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rival {
+    pub token: u32,
+    /// Score of the drawn token minus that of this one.
+    pub deficit: f32,
 }
 
 /// Why an engine did not answer.

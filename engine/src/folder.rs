@@ -10,7 +10,7 @@ use serde_json::Value;
 use tokenizers::Tokenizer;
 
 use crate::api::EngineError;
-use crate::template::ToolTemplate;
+use crate::template::ChatTemplate;
 
 /// Larger JSON files are no configuration. Real tokenizers reach 35 MB.
 const MOST_JSON: u64 = 256 << 20;
@@ -40,8 +40,10 @@ pub(crate) struct ModelFolder {
     pub(crate) context: u32,
     pub(crate) ends: EndTokens,
     pub(crate) chat_template: bool,
-    /// The chat template, if it shows tools.
-    pub(crate) tool_template: Option<ToolTemplate>,
+    /// The chat template, if it is text that can be read here.
+    pub(crate) template: Option<ChatTemplate>,
+    /// The files of weights.
+    pub(crate) files: Vec<String>,
     /// Total size of the weights.
     pub(crate) bytes: u64,
 }
@@ -53,6 +55,13 @@ pub(crate) struct EndTokens {
     pub(crate) all: Vec<u32>,
     /// One at which mistral.rs too ends a sequence.
     pub(crate) engine: u32,
+}
+
+impl ModelFolder {
+    /// Whether the chat template has a place for tools.
+    pub(crate) fn shows_tools(&self) -> bool {
+        self.template.as_ref().is_some_and(ChatTemplate::shows_tools)
+    }
 }
 
 #[derive(Deserialize)]
@@ -143,7 +152,7 @@ fn read(path: &Path) -> Result<ModelFolder, String> {
         true => json(&path, "generation_config.json")?,
         false => GenerationConfig::default(),
     };
-    let tool_template = tool_template(&path, &tokenizer_config)?;
+    let rendered = template_of(&path, &tokenizer_config)?;
     // Only searched for the names of end tokens, so JSON's escapes do not matter.
     let mut template = tokenizer_config.chat_template.as_ref().map(|template| template.to_string());
     for name in ["chat_template.jinja", "chat_template.json"] {
@@ -177,7 +186,8 @@ fn read(path: &Path) -> Result<ModelFolder, String> {
         .filter_map(|name| tokenizer.token_to_id(name));
     let all = std::iter::once(engine).chain(listed).chain(alternates);
     let all: BTreeSet<u32> = all.filter(|&id| id < vocabulary).collect();
-    let bytes = weights(&path)?;
+    let files = weight_files(&path)?;
+    let bytes = files.iter().map(|name| whole_safetensors(&path, name)).sum::<Result<_, _>>()?;
     let ends = EndTokens { all: all.into_iter().collect(), engine };
     let chat_template = template.is_some();
     Ok(ModelFolder {
@@ -187,14 +197,15 @@ fn read(path: &Path) -> Result<ModelFolder, String> {
         context,
         ends,
         chat_template,
-        tool_template,
+        template: rendered,
+        files,
         bytes,
     })
 }
 
 /// The template for conversations with tools: a file of its own before the tokenizer's settings, and of several templates
 /// the one for tools.
-fn tool_template(folder: &Path, config: &TokenizerConfig) -> Result<Option<ToolTemplate>, String> {
+fn template_of(folder: &Path, config: &TokenizerConfig) -> Result<Option<ChatTemplate>, String> {
     #[derive(Deserialize)]
     struct File {
         chat_template: Value,
@@ -227,11 +238,11 @@ fn tool_template(folder: &Path, config: &TokenizerConfig) -> Result<Option<ToolT
         None => return Ok(None),
     };
     let name = |token: &Option<TokenName>| token.as_ref().map(|name| name.as_str().to_owned());
-    Ok(ToolTemplate::new(&source, name(&config.bos_token), name(&config.eos_token)))
+    Ok(Some(ChatTemplate::new(&source, name(&config.bos_token), name(&config.eos_token))))
 }
 
-/// Checks that all weight files are there and whole; their total size.
-fn weights(folder: &Path) -> Result<u64, String> {
+/// The names of the weight files.
+fn weight_files(folder: &Path) -> Result<Vec<String>, String> {
     #[derive(Deserialize)]
     struct Index {
         weight_map: std::collections::BTreeMap<String, String>,
@@ -258,7 +269,7 @@ fn weights(folder: &Path) -> Result<u64, String> {
     if names.is_empty() {
         return Err("it has no *.safetensors file".to_owned());
     }
-    names.iter().map(|name| whole_safetensors(folder, name)).sum()
+    Ok(names.into_iter().collect())
 }
 
 /// A safetensors file begins with the length of a JSON header that says where each tensor ends.
@@ -295,7 +306,7 @@ fn whole_safetensors(folder: &Path, name: &str) -> Result<u64, String> {
     if size < wanted { Err(truncated(wanted)) } else { Ok(size) }
 }
 
-fn json<T: for<'de> Deserialize<'de>>(folder: &Path, name: &str) -> Result<T, String> {
+pub(crate) fn json<T: for<'de> Deserialize<'de>>(folder: &Path, name: &str) -> Result<T, String> {
     serde_json::from_slice(&bytes(folder, name)?)
         .map_err(|error| format!("{name} cannot be understood: {error}"))
 }

@@ -5,15 +5,20 @@
 
 pub mod adjust;
 mod api;
+mod drawing;
 mod embedded;
 mod folder;
 mod grammar;
+mod native;
 pub mod noise;
+mod reader;
 mod remote;
 pub mod sampler;
+mod scoring;
 mod template;
 mod text;
 
 pub use api::*;
 pub use embedded::{Embedded, EmbeddedConfig, NumberFormat, Progress, Purpose, Quantisation};
+pub use native::{Answer, Native, NativeConfig};
 pub use remote::{ApiKey, Remote, RemoteConfig};

@@ -1,4 +1,4 @@
-//! Drawing tokens with a seed, and judging tokens that somebody else says were drawn so. Pure functions of logits.
+//! Drawing tokens with a seed. Pure functions of logits.
 //!
 //! Gumbel-max sampling: the drawn token is the one with the largest score, `(logit − largest logit) / T + noise`, in
 //! binary64 and in this order of operations; equal scores go to the lower id. At temperature 0 the score is the logit
@@ -7,12 +7,7 @@
 
 use common::generation::Sampling;
 
-use crate::api::TokenScore;
 use crate::noise::{self, Noise};
-
-/// A token this little beyond the edge of `top_p`, in probability mass, may be inside it for a machine that rounds
-/// differently or uses another permitted number format.
-const EDGE_TOLERANCE: f64 = 0.02;
 
 /// Logits that define no distribution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -30,21 +25,14 @@ pub struct Distribution<'a> {
     log_sum: f64,
 }
 
-/// The best scores so far.
-struct Contest {
-    token: u32,
-    best: f64,
-    second: f64,
-}
-
 /// The least likely token that `top_p` leaves in.
-struct Edge {
+pub(crate) struct Edge {
     logit: f32,
     token: u32,
 }
 
 impl Edge {
-    fn admits(&self, token: u32, logit: f32) -> bool {
+    pub(crate) fn admits(&self, token: u32, logit: f32) -> bool {
         logit > self.logit || (logit == self.logit && token <= self.token)
     }
 }
@@ -99,110 +87,55 @@ impl<'a> Distribution<'a> {
         if sampling.temperature > 0.0 {
             let edge = self.edge(sampling);
             let noise = Noise::at(sampling.seed, position);
-            self.contest(sampling.temperature, edge.as_ref(), noise, false).token
+            let leaders = self.leaders(sampling.temperature, edge.as_ref(), noise, 1);
+            leaders.first().map_or(self.mode, |&(token, _)| token)
         } else {
             self.mode
         }
     }
 
-    /// Judges a token that is said to have been drawn at a position. `given` must be in the vocabulary.
-    pub fn score(&self, given: u32, sampling: &Sampling, position: u32) -> TokenScore {
-        self.score_drawn_from(self, given, sampling, position)
+    /// Logarithm of the sum of the exponentials of the logits.
+    pub(crate) fn log_sum_exp(&self) -> f64 {
+        self.max + self.log_sum
     }
 
-    /// Judges a token that is said to have been drawn from `adjusted`, which penalties, biases or a grammar have made of
-    /// this distribution. `given` must be in the vocabulary.
-    pub fn score_drawn_from(
-        &self,
-        adjusted: &Distribution<'_>,
-        given: u32,
-        sampling: &Sampling,
-        position: u32,
-    ) -> TokenScore {
-        let (drawn, deficit, gap) = adjusted.contend(given, sampling, position);
-        let logit = self.logit(given);
-        TokenScore {
-            logprob: self.logprob(given),
-            rank: self.logits.iter().filter(|&&other| other > logit).count() as u32,
-            entropy: self.entropy() as f32,
-            drawn,
-            deficit: deficit as f32,
-            gap: gap as f32,
-        }
+    /// The most likely token, of equal ones the lowest.
+    pub(crate) fn mode(&self) -> u32 {
+        self.mode
     }
 
-    /// The token drawn, how far the given one is behind, and how sure the draw is.
-    fn contend(&self, given: u32, sampling: &Sampling, position: u32) -> (u32, f64, f64) {
-        if sampling.temperature > 0.0 {
-            return self.score_seeded(given, sampling, position);
-        }
-        let second = self.top(2).get(1).map_or(f64::NEG_INFINITY, |&token| self.relative(token));
-        (self.mode, 0.0 - self.relative(given), 0.0 - second)
+    pub(crate) fn logits(&self) -> &'a [f32] {
+        self.logits
     }
 
-    fn score_seeded(&self, given: u32, sampling: &Sampling, position: u32) -> (u32, f64, f64) {
-        let temperature = sampling.temperature;
-        let edge = self.edge(sampling);
-        let noise = Noise::at(sampling.seed, position);
-        let contest = self.contest(temperature, edge.as_ref(), noise, true);
-        let gap = contest.best - contest.second;
-        if given == contest.token {
-            return (contest.token, 0.0, gap);
-        }
-        let behind = contest.best - (self.relative(given) / temperature + noise.of(given));
-        let deficit = match edge {
-            Some(edge) if !edge.admits(given, self.logit(given)) => {
-                let beyond = self.mass_before(given, temperature) - sampling.top_p;
-                // Never 0: that is for the drawn token alone.
-                if beyond <= EDGE_TOLERANCE {
-                    behind.max(0.0) + beyond.max(1e-6)
-                } else {
-                    f64::INFINITY
-                }
-            }
-            _ => behind,
-        };
-        (contest.token, deficit, gap)
-    }
-
-    /// Entropy at temperature 1, in nats.
-    fn entropy(&self) -> f64 {
-        let (mut sum, mut weighted) = (0.0, 0.0);
-        for &logit in self.logits {
-            let relative = f64::from(logit) - self.max;
-            let weight = relative.exp();
-            if weight > 0.0 {
-                sum += weight;
-                weighted += weight * relative;
-            }
-        }
-        (sum.ln() - weighted / sum).max(0.0)
-    }
-
-    fn logit(&self, token: u32) -> f32 {
+    pub(crate) fn logit(&self, token: u32) -> f32 {
         self.logits.get(token as usize).copied().unwrap_or(f32::NEG_INFINITY)
     }
 
-    fn relative(&self, token: u32) -> f64 {
+    /// The logit minus the largest one.
+    pub(crate) fn relative(&self, token: u32) -> f64 {
         f64::from(self.logit(token)) - self.max
     }
 
-    /// The best score among the admitted tokens, and the second best if asked for.
-    fn contest(
+    /// The `count` best scores among the admitted tokens, best first, equal ones by lower id.
+    pub(crate) fn leaders(
         &self,
         temperature: f64,
         edge: Option<&Edge>,
         noise: Noise,
-        second: bool,
-    ) -> Contest {
+        count: usize,
+    ) -> Vec<(u32, f64)> {
         // The most likely token is always admitted, and a good start lets most others be skipped.
-        let start = noise.of(self.mode);
-        let mut contest = Contest { token: self.mode, best: start, second: f64::NEG_INFINITY };
+        let mut leaders = Vec::with_capacity(count + 1);
+        leaders.push((self.mode, noise.of(self.mode)));
         for (token, &logit) in (0..).zip(self.logits) {
-            let bar = if second { contest.second } else { contest.best };
+            let bar = match leaders.last() {
+                Some(&(_, last)) if leaders.len() >= count => last,
+                _ => f64::NEG_INFINITY,
+            };
             let base = (f64::from(logit) - self.max) / temperature;
             // Most tokens are too unlikely for any noise, most others for theirs: no logarithm is needed to see that.
-            if base + noise::LARGEST < bar || token == self.mode {
+            if base + noise::LARGEST < bar || token == self.mode || logit == f32::NEG_INFINITY {
                 continue;
             }
             let draw = noise.draw(token);
@@ -210,17 +143,16 @@ impl<'a> Distribution<'a> {
                 continue;
             }
             let score = base + draw.value();
-            if score > contest.best || (score == contest.best && token < contest.token) {
-                contest = Contest { token, best: score, second: contest.best };
-            } else if score > contest.second {
-                contest.second = score;
-            }
+            let place = leaders
+                .partition_point(|&(other, best)| best > score || (best == score && other < token));
+            leaders.insert(place, (token, score));
+            leaders.truncate(count);
         }
-        contest
+        leaders
     }
 
     /// Where `top_p` cuts; `None` if it leaves everything.
-    fn edge(&self, sampling: &Sampling) -> Option<Edge> {
+    pub(crate) fn edge(&self, sampling: &Sampling) -> Option<Edge> {
         if sampling.top_p >= 1.0 {
             return None;
         }
@@ -248,7 +180,7 @@ impl<'a> Distribution<'a> {
     }
 
     /// Tempered probability of all tokens that `top_p` would admit before this one.
-    fn mass_before(&self, given: u32, temperature: f64) -> f64 {
+    pub(crate) fn mass_before(&self, given: u32, temperature: f64) -> f64 {
         let edge = Edge { logit: self.logit(given), token: given };
         let (mut before, mut total) = (0.0, 0.0);
         for (token, &logit) in (0..).zip(self.logits) {
@@ -267,17 +199,21 @@ impl<'a> Distribution<'a> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
-    fn sampling(seed: u64, temperature: f64, top_p: f64) -> Sampling {
+    pub(crate) fn sampling(seed: u64, temperature: f64, top_p: f64) -> Sampling {
         Sampling { seed, temperature, top_p }
     }
 
     /// The definition, without any shortcut: scores of all tokens that `top_p` admits.
-    fn plain_scores(logits: &[f32], sampling: &Sampling, position: u32) -> Vec<(u32, f64)> {
+    pub(crate) fn plain_scores(
+        logits: &[f32],
+        sampling: &Sampling,
+        position: u32,
+    ) -> Vec<(u32, f64)> {
         let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let mut order: Vec<u32> = (0..logits.len() as u32).collect();
         order.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b)));
@@ -297,7 +233,7 @@ mod tests {
         scores
     }
 
-    fn any_logits() -> impl Strategy<Value = Vec<f32>> {
+    pub(crate) fn any_logits() -> impl Strategy<Value = Vec<f32>> {
         let logit = prop_oneof![
             4 => -20.0..20.0_f32,
             1 => (-4..4_i8).prop_map(f32::from),
@@ -307,7 +243,7 @@ mod tests {
             .prop_filter("one is finite", |logits| logits.iter().any(|logit| logit.is_finite()))
     }
 
-    fn any_sampling() -> impl Strategy<Value = Sampling> {
+    pub(crate) fn any_sampling() -> impl Strategy<Value = Sampling> {
         let top_p = prop_oneof![Just(1.0), 0.01..1.0_f64];
         (any::<u64>(), 0.01..2.0_f64, top_p)
             .prop_map(|(seed, temperature, top_p)| sampling(seed, temperature, top_p))
@@ -320,27 +256,6 @@ mod tests {
         ) {
             let drawn = Distribution::new(&logits).unwrap().draw(&sampling, position);
             prop_assert_eq!(drawn, plain_scores(&logits, &sampling, position)[0].0);
-        }
-
-        #[test]
-        fn scores_agree_with_the_definition(
-            logits in any_logits(), sampling in any_sampling(), position in any::<u32>(), pick in any::<prop::sample::Index>(),
-        ) {
-            let distribution = Distribution::new(&logits).unwrap();
-            let given = pick.index(logits.len()) as u32;
-            let score = distribution.score(given, &sampling, position);
-            let plain = plain_scores(&logits, &sampling, position);
-            prop_assert_eq!(score.drawn, plain[0].0);
-            prop_assert_eq!(score.drawn, distribution.draw(&sampling, position));
-            prop_assert_eq!(score.deficit == 0.0, score.drawn == given);
-            prop_assert!(score.deficit >= 0.0 && score.gap >= 0.0 && score.entropy >= 0.0);
-            if let Some((_, own)) = plain.iter().find(|(token, _)| *token == given) {
-                prop_assert_eq!(score.deficit, (plain[0].1 - own) as f32);
-            }
-            if let Some((_, second)) = plain.get(1) {
-                prop_assert_eq!(score.gap, (plain[0].1 - second) as f32);
-            }
-            prop_assert_eq!(score.rank == 0, logits.iter().all(|logit| *logit <= logits[given as usize]));
         }
 
         #[test]
@@ -402,44 +317,11 @@ mod tests {
     }
 
     #[test]
-    fn a_token_just_outside_top_p_is_unlikely_and_one_far_outside_impossible() {
-        let p = [0.5_f64, 0.395, 0.1, 0.005];
-        let logits: Vec<f32> = p.iter().map(|p| p.ln() as f32).collect();
-        let distribution = Distribution::new(&logits).unwrap();
-        for seed in 0..100 {
-            let near = distribution.score(2, &sampling(seed, 1.0, 0.89), 0);
-            assert!(near.deficit.is_finite() && near.deficit > 0.0, "{near:?}");
-            assert_eq!(distribution.score(3, &sampling(seed, 1.0, 0.89), 0).deficit, f32::INFINITY);
-        }
-    }
-
-    #[test]
-    fn temperature_zero_takes_the_lowest_of_the_most_likely_tokens() {
-        let logits = [1.0, 3.0, 2.5, 3.0];
-        let distribution = Distribution::new(&logits).unwrap();
-        let greedy = sampling(9, 0.0, 0.5);
-        assert_eq!(distribution.draw(&greedy, 0), 1);
-        let score = distribution.score(2, &greedy, 0);
-        assert_eq!((score.drawn, score.deficit, score.gap, score.rank), (1, 0.5, 0.0, 2));
-    }
-
-    #[test]
     fn logits_without_a_distribution_are_refused() {
         for logits in
             [vec![], vec![1.0, f32::NAN], vec![f32::INFINITY, 0.0], vec![f32::NEG_INFINITY; 3]]
         {
             assert!(Distribution::new(&logits).is_err(), "{logits:?}");
         }
-    }
-
-    #[test]
-    fn entropy_is_that_of_known_distributions() {
-        let uniform = Distribution::new(&[0.5; 8]).unwrap().score(0, &sampling(0, 1.0, 1.0), 0);
-        assert!((uniform.entropy - 8.0_f32.ln()).abs() < 1e-6);
-        let certain = [0.0, f32::NEG_INFINITY];
-        assert_eq!(
-            Distribution::new(&certain).unwrap().score(0, &sampling(0, 1.0, 1.0), 0).entropy,
-            0.0
-        );
     }
 }

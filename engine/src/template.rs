@@ -14,24 +14,22 @@ use minijinja::{Environment, Error, ErrorKind, context};
 use serde::Serialize;
 use serde_json::ser::{Formatter, PrettyFormatter};
 
-/// A chat template that shows tools.
+/// A model's chat template.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct ToolTemplate {
+pub(crate) struct ChatTemplate {
     source: String,
     bos_token: Option<String>,
     eos_token: Option<String>,
 }
 
-impl ToolTemplate {
-    /// `None` if the template does not speak of tools.
-    pub(crate) fn new(
-        source: &str,
-        bos_token: Option<String>,
-        eos_token: Option<String>,
-    ) -> Option<Self> {
-        // Python can walk backwards by a slice, this language does by a filter.
-        let source = source.replace("[::-1]", "|reverse");
-        source.contains("tools").then_some(Self { source, bos_token, eos_token })
+impl ChatTemplate {
+    pub(crate) fn new(source: &str, bos_token: Option<String>, eos_token: Option<String>) -> Self {
+        Self { source: adapted(source), bos_token, eos_token }
+    }
+
+    /// Whether it has a place for tools.
+    pub(crate) fn shows_tools(&self) -> bool {
+        self.source.contains("tools")
     }
 
     /// The prompt, up to where the answer begins.
@@ -63,6 +61,13 @@ impl ToolTemplate {
             eos_token => self.eos_token,
         })
     }
+}
+
+/// The template without what only Python, or training, understands.
+fn adapted(source: &str) -> String {
+    // Python can walk backwards by a slice, this language does by a filter.
+    let source = source.replace("[::-1]", "|reverse");
+    source.replace("{% generation %}", "").replace("{% endgeneration %}", "")
 }
 
 fn raise_exception(message: String) -> Result<String, Error> {
@@ -227,7 +232,7 @@ pub(crate) mod tests {
 
     #[test]
     fn tools_calls_and_results_are_shown_in_their_order() {
-        let template = ToolTemplate::new(HERMES, None, None).unwrap();
+        let template = ChatTemplate::new(HERMES, None, None);
         let messages = [
             Message::new(Role::User, "Where?"),
             Message {
@@ -261,13 +266,13 @@ Here.
 
     #[test]
     fn a_template_without_tools_is_none_of_these() {
-        assert_eq!(ToolTemplate::new("{{ messages[0].content }}", None, None), None);
+        assert!(!ChatTemplate::new("{{ messages[0].content }}", None, None).shows_tools());
     }
 
     #[test]
     fn what_a_template_refuses_is_told() {
         let source = "{{ raise_exception('no tools here') }}{{ tools }}";
-        let template = ToolTemplate::new(source, None, None).unwrap();
+        let template = ChatTemplate::new(source, None, None);
         let error = template.render(&[Message::new(Role::User, "hi")], &[]).unwrap_err();
         assert!(error.contains("no tools here"), "{error}");
     }

@@ -13,23 +13,20 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::loading::Live;
 use super::{Inner, Purpose, REVIVALS};
-use crate::adjust::Adjuster;
-use crate::api::{Alternative, EngineError, Event, Generating, Piece, Token};
-use crate::folder::ModelFolder;
+use crate::api::{EngineError, Event, Generating};
+use crate::drawing::{Drawing, Step};
 use crate::grammar::Grammar;
-use crate::sampler::Distribution;
-use crate::text::{Decoder, StopWatch, Watched};
 
 pub(super) async fn generate(
     inner: Arc<Inner>,
     generation: Generation,
 ) -> Result<Generating, EngineError> {
     inner.unless(Purpose::Generation, "generation")?;
-    inner.check(&generation)?;
-    let grammar = inner.grammar(&generation).await?;
+    inner.reader.check(&generation)?;
+    let grammar = inner.reader.grammar(&generation).await?;
     let ids = inner.render(&generation).await?;
     let tokens = u32::try_from(ids.len()).unwrap_or(u32::MAX);
-    let (max_tokens, context) = (generation.max_tokens, inner.info.context);
+    let (max_tokens, context) = (generation.max_tokens, inner.reader.info.context);
     if tokens.saturating_add(max_tokens) > context {
         return Err(EngineError::TooLong { tokens, max_tokens, context });
     }
@@ -59,12 +56,6 @@ pub(super) struct Running {
 /// Where mistral.rs answers. Shared with the processor, because the engine panics if the receiver is gone before it.
 type Responses = Arc<Mutex<mpsc::Receiver<Response>>>;
 
-/// What one token brought.
-pub(super) struct Step {
-    pub(super) piece: Piece,
-    end: Option<FinishReason>,
-}
-
 impl Inner {
     /// Hands a job to the engine as soon as one of `permits` is free. The sequence keeps the permit until it has left the
     /// engine, however it ends.
@@ -80,17 +71,11 @@ impl Inner {
         let (out, steps) = mpsc::unbounded_channel();
         let (sender, receiver) = mpsc::channel(4);
         let responses = Arc::new(Mutex::new(receiver));
+        let drawing =
+            Drawing::new(Arc::clone(&self.reader), job.generation.clone(), job.grammar.clone());
         let processor = SeededSampler {
-            folder: Arc::clone(&self.folder),
-            state: Mutex::new(State {
-                position: 0,
-                adjuster: Adjuster::new(job.generation.adjustment.clone()),
-                grammar: job.grammar.clone(),
-                decoder: Decoder::default(),
-                watch: StopWatch::new(job.generation.stop.clone()),
-                out,
-            }),
-            generation: job.generation.clone(),
+            state: Mutex::new(State { drawing, out }),
+            end: self.reader.folder.ends.engine,
             _responses: Arc::clone(&responses),
             _permit: permit,
         };
@@ -183,20 +168,14 @@ impl Run {
 
 /// Draws the tokens of one sequence.
 struct SeededSampler {
-    folder: Arc<ModelFolder>,
-    generation: Generation,
     state: Mutex<State>,
+    end: u32,
     _responses: Responses,
     _permit: OwnedSemaphorePermit,
 }
 
 struct State {
-    /// Tokens drawn so far. The context that mistral.rs passes is no substitute: it can be a part of the sequence.
-    position: u32,
-    adjuster: Adjuster,
-    grammar: Option<Grammar>,
-    decoder: Decoder,
-    watch: StopWatch,
+    drawing: Drawing,
     out: mpsc::UnboundedSender<Result<Step, EngineError>>,
 }
 
@@ -207,7 +186,7 @@ impl CustomLogitsProcessor for SeededSampler {
         let next = if state.out.is_closed() {
             None
         } else {
-            let step = self.step(&logits, &mut state);
+            let step = state.drawing.step(&logits);
             let next = match &step {
                 Ok(Step { piece, end: None }) => piece.tokens.last().map(|token| token.id),
                 _ => None,
@@ -217,72 +196,9 @@ impl CustomLogitsProcessor for SeededSampler {
             next
         };
         let mut chosen = vec![0.0_f32; logits.len()];
-        if let Some(score) = chosen.get_mut(next.unwrap_or(self.folder.ends.engine) as usize) {
+        if let Some(score) = chosen.get_mut(next.unwrap_or(self.end) as usize) {
             *score = 1.0;
         }
         Tensor::from_vec(chosen, logits.len(), &mistralrs::Device::Cpu)
-    }
-}
-
-impl SeededSampler {
-    fn step(&self, logits: &[f32], state: &mut State) -> Result<Step, EngineError> {
-        let Generation { sampling, max_tokens, top_logprobs, .. } = &self.generation;
-        let failed = |error: tokenizers::Error| EngineError::Failed(error.to_string());
-        let tokenizer = &self.folder.tokenizer;
-        let text_of = |id| tokenizer.decode(&[id], false).map_err(failed);
-
-        let distribution =
-            Distribution::new(logits).map_err(|error| EngineError::Failed(error.to_string()))?;
-        let drawn = if state.adjuster.is_idle() && state.grammar.is_none() {
-            distribution.draw(sampling, state.position)
-        } else {
-            let mut adjusted = logits.to_vec();
-            state.adjuster.apply(&mut adjusted);
-            if let Some(grammar) = &mut state.grammar {
-                grammar.mask().map_err(EngineError::Failed)?.apply(&mut adjusted);
-            }
-            let adjusted = Distribution::new(&adjusted)
-                .map_err(|error| EngineError::Failed(error.to_string()))?;
-            adjusted.draw(sampling, state.position)
-        };
-        state.position += 1;
-        state.adjuster.push(drawn);
-        let ended = self.folder.ends.all.contains(&drawn);
-        if let Some(grammar) = state.grammar.as_mut().filter(|_| !ended) {
-            grammar.push(drawn).map_err(EngineError::Failed)?;
-        }
-        let top = distribution.top(usize::from(*top_logprobs)).into_iter().map(|id| {
-            Ok(Alternative { id, text: text_of(id)?, logprob: distribution.logprob(id) })
-        });
-        let token = Token {
-            id: drawn,
-            logprob: distribution.logprob(drawn),
-            top: top.collect::<Result<_, EngineError>>()?,
-            text: text_of(drawn)?,
-        };
-
-        let (mut text, mut end) = (String::new(), None);
-        if ended {
-            end = Some(FinishReason::Stop);
-        } else {
-            text = state.decoder.push(tokenizer, drawn).map_err(failed)?;
-            if state.position >= *max_tokens {
-                end = Some(FinishReason::Length);
-            }
-        }
-        if end.is_some() {
-            text.push_str(&state.decoder.finish(tokenizer).map_err(failed)?);
-        }
-        let mut text = match state.watch.push(text) {
-            Watched::Text(text) => text,
-            Watched::Stopped(text) => {
-                end = Some(FinishReason::Stop);
-                text
-            }
-        };
-        if end.is_some() {
-            text.push_str(&state.watch.finish());
-        }
-        Ok(Step { piece: Piece { text, tokens: vec![token] }, end })
     }
 }

@@ -12,10 +12,10 @@ mod self_test;
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
 
-use common::generation::{Generation, Message, Prompt};
+use common::generation::Generation;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use mistralrs::{
@@ -27,8 +27,8 @@ use tokio::sync::{Mutex, Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use crate::api::{Engine, EngineError, Generating, ModelInfo, Reference, ReferencePass};
-use crate::folder::{self, ModelFolder};
-use crate::grammar::{self, Grammar, Grammars};
+use crate::folder;
+use crate::reader::Reader;
 use loading::Live;
 use rendering::Parked;
 
@@ -136,7 +136,7 @@ impl fmt::Debug for Embedded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Embedded")
             .field("config", &self.inner.config)
-            .field("model", &self.inner.info)
+            .field("model", &self.inner.reader.info)
             .field("parallel", &self.inner.parallel)
             .finish_non_exhaustive()
     }
@@ -144,15 +144,12 @@ impl fmt::Debug for Embedded {
 
 struct Inner {
     config: EmbeddedConfig,
-    info: ModelInfo,
-    folder: Arc<ModelFolder>,
+    reader: Arc<Reader>,
     slot: Mutex<Slot>,
     /// One for each sequence that may be in the engine.
     permits: Arc<Semaphore>,
     parallel: usize,
     next_id: AtomicUsize,
-    /// Made for the first answer that has to follow a grammar; an error if this tokenizer cannot.
-    grammars: OnceLock<Result<Grammars, String>>,
     parked: Parked,
 }
 
@@ -190,13 +187,11 @@ impl Embedded {
         let purpose = config.purpose;
         let mut inner = Inner {
             config,
-            info,
-            folder: Arc::new(folder),
+            reader: Reader::new(info, folder),
             slot: Mutex::new(Slot { live: Some(Arc::new(live)), loading: JoinSet::new() }),
             permits: Arc::new(Semaphore::new(1)),
             parallel: 1,
             next_id: AtomicUsize::new(1),
-            grammars: OnceLock::new(),
             parked: Parked::default(),
         };
         if purpose == Purpose::Generation {
@@ -211,7 +206,7 @@ impl Embedded {
 
 impl Engine for Embedded {
     fn model(&self) -> &ModelInfo {
-        &self.inner.info
+        &self.inner.reader.info
     }
 
     fn parallel(&self) -> usize {
@@ -234,67 +229,8 @@ impl Inner {
         }
         Err(EngineError::Unsupported(format!(
             "this engine of {} was loaded for another purpose than {what}",
-            self.info.name
+            self.reader.info.name
         )))
-    }
-
-    /// Refuses what this model cannot honour.
-    fn check(&self, generation: &Generation) -> Result<(), EngineError> {
-        let vocabulary = self.info.vocabulary;
-        let outside = generation.adjustment.bias.iter().find(|(token, _)| *token >= vocabulary);
-        if let Some((token, _)) = outside {
-            return Err(EngineError::BadParameter {
-                name: "logit_bias",
-                problem: format!(
-                    "`logit_bias` names token {token}, which is outside the model's vocabulary of {vocabulary}"
-                ),
-            });
-        }
-        if self.folder.tool_template.is_some() {
-            return Ok(());
-        }
-        let refused = |name, problem: &str| {
-            Err(EngineError::BadParameter { name, problem: problem.to_owned() })
-        };
-        if generation.tools.as_ref().is_some_and(|tools| !tools.are_forced()) {
-            return refused(
-                "tools",
-                "this model's chat template does not show tools: set `tool_choice` to \"required\", to a function, or to \"none\"",
-            );
-        }
-        if let Prompt::Chat(messages) = &generation.prompt
-            && messages.iter().any(Message::needs_tools)
-        {
-            return refused(
-                "messages",
-                "this model's chat template cannot show calls of tools and their results",
-            );
-        }
-        Ok(())
-    }
-
-    /// The grammar that an answer has to follow, if any.
-    async fn grammar(
-        self: &Arc<Self>,
-        generation: &Generation,
-    ) -> Result<Option<Grammar>, EngineError> {
-        if !generation.is_constrained() {
-            return Ok(None);
-        }
-        let (inner, generation) = (Arc::clone(self), generation.clone());
-        // Large schemas take a while, and so does the first one: the vocabulary is read for it.
-        let compile = move || {
-            let folder = &inner.folder;
-            let grammars = inner.grammars.get_or_init(|| {
-                Grammars::new(&folder.tokenizer, folder.vocabulary, &folder.ends.all)
-            });
-            match grammars {
-                Ok(grammars) => grammars.compile(&generation),
-                Err(problem) => Err(grammar::refusal(&generation, problem)),
-            }
-        };
-        let compiled = tokio::task::spawn_blocking(compile).await;
-        compiled.map_err(|error| EngineError::Failed(error.to_string()))?
     }
 
     /// The engine, loaded again if it has died.
@@ -321,11 +257,11 @@ impl Inner {
             if let Some(loaded) = slot.loading.join_next().await {
                 break loaded;
             }
-            tracing::warn!(model = %self.info.name, "the engine of {} died and is loaded again", self.info.name);
+            tracing::warn!(model = %self.reader.info.name, "the engine of {} died and is loaded again", self.reader.info.name);
             // First, so that the weights are never in memory twice.
             slot.live = None;
-            let (config, folder) = (self.config.clone(), Arc::clone(&self.folder));
-            slot.loading.spawn(async move { loading::load(&config, &folder).await });
+            let (config, reader) = (self.config.clone(), Arc::clone(&self.reader));
+            slot.loading.spawn(async move { loading::load(&config, &reader.folder).await });
         };
         let loaded =
             loaded.map_err(|error| loading::failed(&self.config, loading::panic_text(error)))?;

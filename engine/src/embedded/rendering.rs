@@ -37,23 +37,17 @@ impl Inner {
     /// The ids of a prompt. A chat template writes its own special tokens; plain text gets those the tokenizer adds.
     pub(super) async fn render(&self, generation: &Generation) -> Result<Vec<u32>, EngineError> {
         let prompt = &generation.prompt;
-        if matches!(prompt, Prompt::Chat(_)) && !self.folder.chat_template {
-            return Err(EngineError::BadPrompt(format!("{} has no chat template", self.info.name)));
+        if matches!(prompt, Prompt::Chat(_)) && !self.reader.folder.chat_template {
+            return Err(EngineError::BadPrompt(format!(
+                "{} has no chat template",
+                self.reader.info.name
+            )));
         }
         if let Prompt::Chat(messages) = prompt
-            && let Some(template) = &self.folder.tool_template
+            && self.reader.folder.shows_tools()
             && (generation.tools.is_some() || messages.iter().any(Message::needs_tools))
         {
-            let tools = generation.tools.as_ref().map_or(&[][..], |tools| &tools.list);
-            let text = template.render(messages, tools).map_err(EngineError::BadPrompt)?;
-            let encoding = self.folder.tokenizer.encode_fast(text, false);
-            return match encoding
-                .map_err(|error| EngineError::BadPrompt(error.to_string()))?
-                .get_ids()
-            {
-                [] => Err(EngineError::BadPrompt("it has no tokens".to_owned())),
-                ids => Ok(ids.to_vec()),
-            };
+            return self.reader.render(generation);
         }
         for _ in 0..=REVIVALS {
             let live = self.live().await?;

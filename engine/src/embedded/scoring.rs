@@ -5,52 +5,37 @@
 
 use std::sync::Arc;
 
-use common::generation::Sampling;
 use futures::TryFutureExt;
 use mistralrs::{CustomLogitsProcessor, DType, Response, Tensor};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, mpsc};
 
 use super::{Inner, Purpose, REVIVALS};
-use crate::adjust::Adjuster;
-use crate::api::{EngineError, Reference, ReferencePass, TokenScore};
-use crate::grammar::Grammar;
-use crate::sampler::{BadLogits, Distribution};
-use crate::text;
+use crate::api::{EngineError, Reference, ReferencePass};
+use crate::scoring::{Rule, Scored};
 
 pub(super) async fn reference(
     inner: &Arc<Inner>,
     pass: ReferencePass,
 ) -> Result<Reference, EngineError> {
     inner.unless(Purpose::Reference, "checks")?;
-    let vocabulary = inner.info.vocabulary;
-    if let Some(&token) = pass.tokens.iter().find(|&&token| token >= vocabulary) {
-        return Err(EngineError::OutsideVocabulary { token, vocabulary });
-    }
-    inner.check(&pass.generation)?;
-    let grammar = inner.grammar(&pass.generation).await?;
+    inner.reader.check_tokens(&pass.tokens)?;
+    inner.reader.check(&pass.generation)?;
+    let grammar = inner.reader.grammar(&pass.generation).await?;
     let mut ids = inner.render(&pass.generation).await?;
     let length = |ids: &[u32]| u32::try_from(ids.len()).unwrap_or(u32::MAX);
-    let (tokens, max_tokens, context) = (length(&ids), length(&pass.tokens), inner.info.context);
+    let (tokens, max_tokens, context) =
+        (length(&ids), length(&pass.tokens), inner.reader.info.context);
     if tokens.saturating_add(max_tokens) > context {
         return Err(EngineError::TooLong { tokens, max_tokens, context });
     }
     let prompt = ids.len();
     ids.extend(&pass.tokens);
-    let rule = Rule {
-        sampling: pass.generation.sampling,
-        adjuster: Adjuster::new(pass.generation.adjustment),
-        ends: inner.info.end_tokens.clone(),
-        grammar,
-        outside: None,
-    };
+    let rule = Rule::new(pass.generation, inner.reader.info.end_tokens.clone(), grammar, pass.top);
     let (scores, outside_grammar) = match pass.tokens.is_empty() {
         true => (Vec::new(), None),
         false => score(inner, ids, prompt, rule).await?,
     };
-    let words: Vec<u32> =
-        pass.tokens.into_iter().filter(|token| !inner.info.end_tokens.contains(token)).collect();
-    let text = text::decode(&inner.folder.tokenizer, &words)
-        .map_err(|error| EngineError::Failed(error.to_string()))?;
+    let text = inner.reader.text(&pass.tokens)?;
     Ok(Reference { prompt_tokens: tokens, tokens: scores, text, outside_grammar })
 }
 
@@ -93,51 +78,6 @@ async fn score(
         return Err(EngineError::Failed(problem));
     }
     Err(EngineError::Failed("it died whenever it was asked to score tokens".to_owned()))
-}
-
-/// Scores, and the position of the first token outside the grammar.
-type Scored = (Vec<TokenScore>, Option<u32>);
-
-/// How the tokens are said to have been drawn.
-struct Rule {
-    sampling: Sampling,
-    adjuster: Adjuster,
-    /// Tokens that end an answer.
-    ends: Vec<u32>,
-    /// Up to the first token that it forbids, and to the end of the answer.
-    grammar: Option<Grammar>,
-    outside: Option<u32>,
-}
-
-impl Rule {
-    /// Scores the next token of the answer.
-    fn score(&mut self, row: &[f32], given: u32, position: u32) -> Result<TokenScore, String> {
-        let bad = |error: BadLogits| error.to_string();
-        let model = Distribution::new(row).map_err(bad)?;
-        if self.adjuster.is_idle() && self.grammar.is_none() {
-            return Ok(model.score(given, &self.sampling, position));
-        }
-        let mut adjusted = row.to_vec();
-        self.adjuster.apply(&mut adjusted);
-        self.adjuster.push(given);
-        if let Some(mut grammar) = self.grammar.take() {
-            let inside = grammar.mask().and_then(|mask| {
-                mask.apply(&mut adjusted);
-                match mask.allows(given) {
-                    true if self.ends.contains(&given) => Ok(()),
-                    true => grammar.push(given),
-                    false => Err("the grammar forbids the token".to_owned()),
-                }
-            });
-            // A mask that takes too much work stops honest engines here as well.
-            match inside {
-                Ok(()) => self.grammar = Some(grammar).filter(|_| !self.ends.contains(&given)),
-                Err(_) => self.outside = Some(position),
-            }
-        }
-        let adjusted = Distribution::new(&adjusted).map_err(bad)?;
-        Ok(model.score_drawn_from(&adjusted, given, &self.sampling, position))
-    }
 }
 
 /// Scores each token after the prompt from the row of logits before it. The only place that sees whole rows.

@@ -19,7 +19,7 @@ const ANSWER_TOKENS: u32 = 6;
 
 /// How many requests may run at once.
 pub(super) async fn run(inner: &Inner) -> Result<usize, EngineError> {
-    let jobs: Vec<Job> = (0..PROMPTS).map(|i| job(i, inner.info.vocabulary)).collect();
+    let jobs: Vec<Job> = (0..PROMPTS).map(|i| job(i, inner.reader.info.vocabulary)).collect();
     let one = Arc::new(Semaphore::new(1));
     let mut alone = Vec::new();
     for job in &jobs {

@@ -30,7 +30,7 @@ fn ask(text: &str, seed: u64) -> Generation {
 }
 
 fn pass(text: &str, tokens: Vec<u32>) -> ReferencePass {
-    ReferencePass { generation: ask(text, 1), tokens }
+    ReferencePass::new(ask(text, 1), tokens)
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -127,7 +127,7 @@ async fn a_reference_pass_finds_the_tokens_drawn_and_their_probabilities() {
     {
         ask.sampling = Sampling { seed, temperature, top_p };
         let answer = answer(&generation, ask.clone()).await;
-        let pass = ReferencePass { generation: ask.clone(), tokens: answer.ids() };
+        let pass = ReferencePass::new(ask.clone(), answer.ids());
         let checked = reference.reference(pass).await.unwrap();
         assert_eq!(checked.text, answer.text);
         assert_eq!(checked.tokens.len(), answer.tokens.len());
@@ -149,7 +149,7 @@ async fn tokens_that_the_seed_did_not_draw_have_deficits() {
     let checked = reference.reference(pass).await.unwrap();
     let large = checked.tokens.iter().filter(|score| score.deficit > 1.0).count();
     assert!(large > 20, "{checked:?}");
-    assert!(checked.tokens.iter().all(|score| score.logprob < 0.0 && score.gap >= 0.0));
+    assert!(checked.tokens.iter().all(|score| score.logprob < 0.0 && score.gap() >= 0.0));
 }
 
 #[tokio::test]
@@ -411,7 +411,7 @@ async fn quantised_copies_draw_nearly_the_same_tokens() {
         for seed in 0..6 {
             let ask = ask("Tell me a story.", seed);
             let tokens_drawn = answer(&copy, ask.clone()).await.ids();
-            let pass = ReferencePass { generation: ask, tokens: tokens_drawn };
+            let pass = ReferencePass::new(ask, tokens_drawn);
             let checked = reference.reference(pass).await.unwrap();
             tokens += checked.tokens.len();
             same += checked.tokens.iter().filter(|score| score.deficit == 0.0).count();

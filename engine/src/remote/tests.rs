@@ -298,7 +298,7 @@ async fn servers_without_the_model_or_out_of_reach_are_refused_at_once() {
 #[tokio::test]
 async fn a_remote_engine_has_no_reference_pass() {
     let remote = Script::events(&[]).connect().await;
-    let pass = ReferencePass { generation: ask(), tokens: vec![1] };
+    let pass = ReferencePass::new(ask(), vec![1]);
     let error = remote.reference(pass).await.unwrap_err();
     assert!(matches!(error, EngineError::Unsupported(_)), "{error}");
 }

@@ -7,7 +7,7 @@ use super::*;
 
 /// What the reference pass says of an answer as if it had been given to `asked`.
 async fn checked(reference: &Embedded, asked: &Generation, answer: &Answer) -> Reference {
-    let pass = ReferencePass { generation: asked.clone(), tokens: answer.ids() };
+    let pass = ReferencePass::new(asked.clone(), answer.ids());
     reference.reference(pass).await.unwrap()
 }
 
@@ -194,7 +194,7 @@ async fn a_schema_that_cannot_be_followed_is_refused_by_name() {
     let (generation, reference) =
         (engine(Purpose::Generation).await, engine(Purpose::Reference).await);
     let asked = Generation { format: schema(r#"{"type": "animal"}"#), ..ask("Hello", 1) };
-    let pass = ReferencePass { generation: asked.clone(), tokens: vec![1] };
+    let pass = ReferencePass::new(asked.clone(), vec![1]);
     for error in [
         generation.generate(asked).await.map(|_| ()).unwrap_err(),
         reference.reference(pass).await.map(|_| ()).unwrap_err(),
@@ -212,7 +212,7 @@ async fn a_bias_outside_the_vocabulary_is_refused_by_name() {
         (engine(Purpose::Generation).await, engine(Purpose::Reference).await);
     let mut asked = ask("Hello", 1);
     asked.adjustment.bias = vec![(generation.model().vocabulary, 1.0)];
-    let pass = ReferencePass { generation: asked.clone(), tokens: vec![1] };
+    let pass = ReferencePass::new(asked.clone(), vec![1]);
     for error in [
         generation.generate(asked).await.map(|_| ()).unwrap_err(),
         reference.reference(pass).await.map(|_| ()).unwrap_err(),
