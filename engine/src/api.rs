@@ -15,7 +15,7 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// The loaded model.
     fn model(&self) -> &ModelInfo;
 
-    /// How many generations make sense at once; more wait inside the engine.
+    /// How many generations, or reference passes, make sense at once; more wait inside the engine.
     fn parallel(&self) -> usize;
 
     /// Starts generating. Dropping the stream cancels the generation.

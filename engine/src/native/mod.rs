@@ -118,6 +118,15 @@ impl Native {
         Ok(Reference { prompt_tokens, tokens, text, outside_grammar })
     }
 
+    /// Smaller tokens that spell the same text as a token; empty if there are none.
+    pub fn pieces(&self, token: u32) -> Vec<u32> {
+        let tokenizer = &self.reader.folder.tokenizer;
+        let name = tokenizer.id_to_token(token).unwrap_or_default();
+        let ids: Option<Vec<u32>> =
+            name.chars().map(|letter| tokenizer.token_to_id(&letter.to_string())).collect();
+        ids.filter(|ids| ids.len() > 1).unwrap_or_default()
+    }
+
     fn score_ids(&self, ids: &[u32], prompt: usize, mut rule: Rule) -> Result<Scored, String> {
         let text = |error: candle_core::Error| error.to_string();
         let rows = (MOST_LOGITS / self.reader.info.vocabulary.max(1) as usize).clamp(1, CHUNK);
@@ -255,8 +264,9 @@ impl Engine for Native {
         &self.reader.info
     }
 
+    /// Two: while one pass has its products of matrices computed by all cores, another one looks at its logits.
     fn parallel(&self) -> usize {
-        1
+        2
     }
 
     fn generate(&self, _generation: Generation) -> BoxFuture<'_, Result<Generating, EngineError>> {

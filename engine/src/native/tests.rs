@@ -7,7 +7,7 @@ use common::generation::{Generation, Message, Prompt, Role, Sampling};
 
 use super::*;
 use crate::api::ReferencePass;
-use crate::{Embedded, EmbeddedConfig, Purpose};
+use crate::{Embedded, EmbeddedConfig, Purpose, Quantisation};
 
 fn demo() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../demo-model/touchstone-demo-4m")
@@ -204,6 +204,35 @@ fn other_formats_are_near_and_in_the_known_order() {
         f32 < 1e-4 && f32 < f16 && f16 < bf16 && bf16 < q4k && q4k < 0.3,
         "{f32} {f16} {bf16} {q4k}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn quantised_weights_score_as_mistral_has_them() {
+    let tokens: Vec<u32> = (0..90).map(|index| 5 + index * 13 % 1500).collect();
+    let pass = ReferencePass::new(ask(1, 90), tokens);
+    for (format, quantisation) in
+        [(NumericFormat::Q8_0, Quantisation::Q8_0), (NumericFormat::Q4K, Quantisation::Q4K)]
+    {
+        let config = EmbeddedConfig {
+            quantisation: Some(quantisation),
+            ..EmbeddedConfig::new(demo(), "m", Purpose::Reference)
+        };
+        let theirs = Embedded::load(config, |_| {}).await.unwrap();
+        let theirs = theirs.reference(pass.clone()).await.unwrap();
+        let ours = native(&demo(), format).score(pass.clone()).unwrap();
+        let exact = native(&demo(), NumericFormat::F32).score(pass.clone()).unwrap();
+        let distance = |other: &Reference| {
+            let pairs = ours.tokens.iter().zip(&other.tokens);
+            pairs.map(|(one, other)| (one.logprob - other.logprob).abs()).sum::<f32>() / 90.0
+        };
+        // Each product is the same; where rounding falls the other way, the next layer's does as well.
+        assert!(
+            distance(&theirs) < 0.7 * distance(&exact),
+            "{format}: {} {}",
+            distance(&theirs),
+            distance(&exact)
+        );
+    }
 }
 
 #[test]

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
-use candle_core::{DType, Device, Module, Result, Tensor};
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::kv_cache::KvCache;
 use candle_nn::ops::{rms_norm, silu, softmax_last_dim};
 use candle_nn::rotary_emb::rope;
@@ -46,28 +46,30 @@ struct Layer {
 
 #[derive(Debug)]
 struct Linear {
-    weight: Weight,
-    bias: Option<Tensor>,
-}
-
-#[derive(Debug)]
-enum Weight {
     /// Transposed: inputs × outputs.
-    Dense(Tensor),
-    Quantised(QMatMul),
+    weight: Tensor,
+    bias: Option<Tensor>,
+    /// The format to which inputs are rounded before a product with quantised weights.
+    inputs: Option<GgmlDType>,
 }
 
 impl Linear {
     fn forward(&self, input: &Tensor) -> Result<Tensor> {
-        let product = match &self.weight {
-            Weight::Dense(weight) => input.matmul(weight)?,
-            Weight::Quantised(weight) => weight.forward(input)?,
+        let product = match self.inputs {
+            Some(format) => rounded(input, format)?.matmul(&self.weight)?,
+            None => input.matmul(&self.weight)?,
         };
         match &self.bias {
             Some(bias) => product.broadcast_add(bias),
             None => Ok(product),
         }
     }
+}
+
+/// What is left of numbers in a format of blocks.
+fn rounded(tensor: &Tensor, format: GgmlDType) -> Result<Tensor> {
+    // A part of a tensor would be read from the beginning of the whole.
+    QTensor::quantize(&tensor.force_contiguous()?, format)?.dequantize(tensor.device())
 }
 
 /// Keys and values of the positions of one sequence that have been computed.
@@ -101,19 +103,18 @@ impl Loader<'_> {
     fn linear(&self, name: &str, biased: bool) -> Result<Linear> {
         let weight = self.tensor(&format!("{name}.weight"))?;
         let bias = biased.then(|| self.tensor(&format!("{name}.bias"))).transpose()?;
-        Ok(Linear { weight: self.weight(weight)?, bias })
+        self.product(&weight, bias)
     }
 
-    fn weight(&self, weight: Tensor) -> Result<Weight> {
-        Ok(match self.arithmetic.quantisation() {
-            Some(format) => Weight::Quantised(QMatMul::from_qtensor(quantise(&weight, format)?)?),
-            None => Weight::Dense(weight.t()?.contiguous()?),
-        })
+    /// Products of quantised numbers are those of what is left of them, up to the rounding of f32, and much faster so than
+    /// where the CPU's instructions for integers are not used.
+    fn product(&self, weight: &Tensor, bias: Option<Tensor>) -> Result<Linear> {
+        let (weight, inputs) = match self.arithmetic.quantisation() {
+            Some((weights, inputs)) => (rounded(weight, weights)?, Some(inputs)),
+            None => (weight.clone(), None),
+        };
+        Ok(Linear { weight: weight.t()?.contiguous()?, bias, inputs })
     }
-}
-
-fn quantise(weight: &Tensor, format: GgmlDType) -> Result<QTensor> {
-    QTensor::quantize(&weight.contiguous()?, format)
 }
 
 impl Transformer {
@@ -154,7 +155,7 @@ impl Transformer {
         let layers = (0..shape.layers).map(layer).collect::<Result<_>>()?;
         let embedding = loader.tensor("model.embed_tokens.weight")?;
         let output = match shape.tied {
-            true => Linear { weight: loader.weight(embedding.clone())?, bias: None },
+            true => loader.product(&embedding, None)?,
             false => loader.linear("lm_head", false)?,
         };
         let norm = loader.tensor("model.norm.weight")?;
@@ -296,12 +297,13 @@ impl Arithmetic {
         }
     }
 
-    fn quantisation(self) -> Option<GgmlDType> {
+    /// The format of the weights, and that of what they are multiplied with, as in GGML.
+    fn quantisation(self) -> Option<(GgmlDType, GgmlDType)> {
         match self.format {
             NumericFormat::F32 | NumericFormat::F16 | NumericFormat::Bf16 => None,
-            NumericFormat::Q8_0 => Some(GgmlDType::Q8_0),
-            NumericFormat::Q4_0 => Some(GgmlDType::Q4_0),
-            NumericFormat::Q4K => Some(GgmlDType::Q4K),
+            NumericFormat::Q8_0 => Some((GgmlDType::Q8_0, GgmlDType::Q8_0)),
+            NumericFormat::Q4_0 => Some((GgmlDType::Q4_0, GgmlDType::Q8_0)),
+            NumericFormat::Q4K => Some((GgmlDType::Q4K, GgmlDType::Q8K)),
         }
     }
 
