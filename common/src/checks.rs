@@ -78,12 +78,28 @@ pub struct Evidence {
     pub logprob_distance: f64,
     /// Mean entropy of the reference distribution, in nats.
     pub mean_entropy: f64,
-    /// Largest log-likelihood ratio, over all stretches of the answer, of "drawn by something else" against "drawn by
-    /// the task's model on a permitted stack", in nats. At least 0.
+    /// Natural logarithm of the answer's e-value: how many times better something else than honest work explains it, on
+    /// average over everything that is tested for. Honest answers reach `ln(1/α)` with probability at most `α`.
     #[serde(default)]
-    pub deviation: f64,
+    pub log_e: f64,
+    /// The same for each hypothesis by itself.
+    #[serde(default)]
+    pub e_values: Vec<EValue>,
+    /// Whether the e-values rest on a calibration of this model, and may count over answers.
+    #[serde(default)]
+    pub calibrated: bool,
     /// What is wrong with the answer's form. Any finding makes the quality 0.
     pub findings: Vec<Finding>,
+}
+
+/// How much better one hypothesis explains an answer than honest work does.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EValue {
+    pub hypothesis: String,
+    /// Of the average over all hypotheses; those of a verdict add up to 1.
+    pub share: f64,
+    /// Natural logarithm. The expectation of the e-value is at most 1 for every honest miner.
+    pub log_e: f64,
 }
 
 /// Something wrong with an answer's form, found without the model's judgement.

@@ -4,8 +4,10 @@
 //! what at least two of them mean by the same word.
 
 pub mod btauth;
+pub mod bundle;
 pub mod capacity;
 pub mod checks;
+pub mod evidence;
 pub mod format;
 pub mod generation;
 mod hotkey;
