@@ -7,6 +7,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use common::format::NumericFormat;
 use common::money::Price;
 use common::openai::{Features, Kind, Limits};
 use common::{MechanismId, TaskId, Volume};
@@ -149,18 +150,12 @@ pub enum Dtype {
 }
 
 /// How answers are sampled for checking and judged.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Checking {
     /// The share of answers that is checked, `0.0..=1.0`.
     pub share: f64,
-    /// Share of tokens that the least precise permitted number format draws as the reference does.
-    pub full_agreement: f64,
-    /// Share that something else draws alike: the alternative of the test. Below `full_agreement`.
-    pub zero_agreement: f64,
-    /// Mean distance of reported log-probabilities up to which the quality is whole, in nats.
-    pub logprob_tolerance: f64,
-    /// Mean distance at or above which the quality is 0, in nats. Above `logprob_tolerance`.
-    pub logprob_limit: f64,
+    /// The formats in which miners may compute the model, ascending, at least one.
+    pub formats: Vec<NumericFormat>,
 }
 
 /// What synthetic requests look like: the ranges that the task's organic requests have.
@@ -354,10 +349,8 @@ mod tests {
         let task = catalogue.task(&"a".parse().unwrap()).unwrap();
         assert!(task.enabled);
         assert_eq!(task.display_name, "a");
-        assert_eq!(task.checking.full_agreement, 0.99);
-        assert_eq!(task.checking.zero_agreement, 0.93);
-        assert_eq!(task.checking.logprob_tolerance, 0.02);
-        assert_eq!(task.checking.logprob_limit, 0.10);
+        let formats = [NumericFormat::F32, NumericFormat::F16, NumericFormat::Bf16];
+        assert_eq!(task.checking.formats, formats);
         assert_eq!(task.prompts.max_tokens, Span { min: 16, max: 64 });
         let features = Features { tools: false, ..Features::ALL };
         assert_eq!(task.limits(), Limits { features, ..Limits::new(64, 4096) });

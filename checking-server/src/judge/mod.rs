@@ -1,38 +1,47 @@
 //! Judges one answer. Pure: no clock, no engine, no logging; everything a verdict depends on is an argument.
 //!
-//! An answer is judged in three steps, and its quality is the smallest that any of them leaves:
+//! An answer is judged in two steps:
 //!
 //! 1. **Form** ([`Finding`]): signature, request, counts, ids, text, end. Any finding makes the quality 0. Most need no
 //!    model and are found by [`examine`] before the prefill is paid for.
-//! 2. **Tokens** ([`Evidence::deviation`]): are they what the model draws with the request's seed? Each token weighs by
-//!    its likelihood ratio between a permitted stack and something else, see the module `evidence`.
-//! 3. **Log-probabilities** ([`Evidence::logprob_distance`]): are the reported ones those of the model?
+//! 2. **Tokens and log-probabilities** ([`Evidence::log_e`]): does something else than honest work explain them better?
+//!    Everything that is [tested for](hypotheses) gives an e-value against a [null](Null) that says what honest stacks do.
 //!
 //! Short answers are not judged by rates: a single mismatch among ten tokens is weak evidence and costs nothing, while
-//! the same share of mismatches in a hundred tokens is overwhelming. The exception is the token that ends the answer: to
-//! forge an early end takes no other one.
+//! the same share of mismatches in a hundred tokens is overwhelming. The exception is what ends the answer: to forge an
+//! early end takes no other token.
 
 mod evidence;
 mod form;
+pub mod hypotheses;
+pub mod logprobs;
+mod null;
+pub mod survival;
 mod words;
 
-use common::checks::{Check, Evidence, Finding, Verdict};
+use std::sync::Arc;
+
+use common::checks::{Check, EValue, Evidence, Finding, Verdict};
+use common::format::NumericFormat;
 use common::openai::Asked;
 use engine::{ModelInfo, Reference};
 
 pub use form::examine;
+pub use null::Null;
 
-/// What a task permits. Differences inside these bounds are those of honest numeric formats.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// What a task permits, and what is known of it.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Standard {
-    /// Share of tokens, `0.0..1.0`, in which the least precise permitted stack still agrees with the reference.
-    pub full_agreement: f64,
-    /// Share of tokens, below `full_agreement`, in which something else agrees with it.
-    pub zero_agreement: f64,
-    /// Mean distance of the log-probabilities, in nats, up to which they count as the model's own.
-    pub logprob_tolerance: f64,
-    /// Mean distance, in nats, from which they count as something else's. Above `logprob_tolerance`.
-    pub logprob_limit: f64,
+    pub null: Arc<Null>,
+    /// Whether the null was measured on this model.
+    pub calibrated: bool,
+}
+
+impl Standard {
+    /// Of a model without a calibration.
+    pub fn assumed(formats: &[NumericFormat]) -> Self {
+        Self { null: Arc::new(Null::assumed(formats)), calibrated: false }
+    }
 }
 
 /// A reference that cannot be judged by: the engine is at fault, not the miner.
@@ -47,7 +56,13 @@ pub enum BadReference {
 /// The verdict on an answer whose form is wrong, by the findings of [`examine`].
 pub fn refuse(findings: Vec<Finding>) -> Verdict {
     let reasons = findings.iter().map(words::of_finding).collect();
-    Verdict { quality: 0.0, evidence: Evidence { findings, ..Evidence::default() }, reasons }
+    let evidence = Evidence { findings, e_values: settled(), ..Evidence::default() };
+    Verdict { quality: 0.0, evidence, reasons }
+}
+
+/// A wrong form needs no weighing: it counts as much as one answer can.
+fn settled() -> Vec<EValue> {
+    vec![EValue { hypothesis: "form".to_owned(), share: 1.0, log_e: evidence::HARD }]
 }
 
 /// The verdict on an answer in which [`examine`] found nothing.
@@ -59,33 +74,26 @@ pub fn judge(
     asked: &Asked,
     model: &ModelInfo,
     reference: &Reference,
-    standard: Standard,
+    standard: &Standard,
 ) -> Result<Verdict, BadReference> {
     let generated = &check.receipt.generated;
     let ending = form::ending(generated, asked, model, reference);
-    let measured =
-        evidence::measure(generated, ending, asked.generation.sampling, reference, standard)?;
+    let sampling = asked.generation.sampling;
+    let measured = evidence::measure(generated, ending, sampling, model, reference, standard)?;
     let findings = form::compare(check, asked, model, reference);
 
     let mut reasons: Vec<_> = findings.iter().map(words::of_finding).collect();
-    if measured.token_quality < 1.0 {
-        reasons.extend(measured.end_deficit.map(|deficit| words::of_end(deficit, model)));
-        if measured.end_deficit.is_none() || measured.mismatches > 1 {
-            reasons.push(words::of_tokens(&measured, asked, model));
-        }
-    }
-    if measured.logprob_quality < 1.0 {
-        reasons.push(words::of_logprobs(&measured, model, standard));
+    if measured.quality < 1.0 {
+        reasons.push(words::of_suspect(&measured, asked, model));
     }
     if !reasons.is_empty() && generated.prompt_tokens != reference.prompt_tokens {
         reasons.push(words::of_prompt(generated.prompt_tokens, reference.prompt_tokens, model));
     }
-    let quality = if findings.is_empty() {
-        measured.token_quality.min(measured.logprob_quality)
-    } else {
-        0.0
-    };
-    Ok(Verdict { quality, evidence: Evidence { findings, ..measured.evidence }, reasons })
+    if findings.is_empty() {
+        return Ok(Verdict { quality: measured.quality, evidence: measured.evidence, reasons });
+    }
+    let evidence = Evidence { findings, e_values: settled(), ..measured.evidence };
+    Ok(Verdict { quality: 0.0, evidence, reasons })
 }
 
 #[cfg(test)]

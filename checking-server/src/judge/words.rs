@@ -2,10 +2,10 @@
 
 use common::checks::Finding;
 use common::openai::Asked;
-use engine::ModelInfo;
+use engine::{ModelInfo, OTHER_TEMPERATURES};
 
-use super::Standard;
 use super::evidence::Measured;
+use super::hypotheses::Hypothesis;
 
 pub(super) fn of_finding(finding: &Finding) -> String {
     match finding {
@@ -44,34 +44,51 @@ pub(super) fn of_finding(finding: &Finding) -> String {
     }
 }
 
-pub(super) fn of_end(deficit: f64, model: &ModelInfo) -> String {
-    format!(
-        "the answer ends where {} does not end it: the end token, or the stop text, misses the best score by {deficit:.2} \
-         nats",
-        model.name,
-    )
-}
-
-pub(super) fn of_tokens(measured: &Measured, asked: &Asked, model: &ModelInfo) -> String {
-    let how = if asked.generation.sampling.temperature > 0.0 {
-        "draws with this seed"
-    } else {
-        "finds most likely"
-    };
-    format!(
-        "{} of {} tokens are not what {} {how} (they miss the best score by {:.2} nats in the median): you may be serving \
-         another model, a stronger quantisation than permitted, another chat template, or another temperature, top_p, \
-         penalty, bias or seed than asked for",
-        measured.mismatches, measured.evidence.tokens, model.name, measured.median_deficit,
-    )
-}
-
-pub(super) fn of_logprobs(measured: &Measured, model: &ModelInfo, standard: Standard) -> String {
-    format!(
-        "the reported log-probabilities differ from those of {} by {:.3} nats on average, about {} is permitted: report \
-         natural logarithms at temperature 1, before noise and penalties, from the model that drew the tokens",
-        model.name, measured.evidence.logprob_distance, standard.logprob_tolerance,
-    )
+/// What the suspect that explains an answer best means for the miner.
+pub(super) fn of_suspect(measured: &Measured, asked: &Asked, model: &ModelInfo) -> String {
+    let name = &model.name;
+    match measured.first {
+        Hypothesis::EarlyEnd => {
+            format!("the answer ends where {name} goes on: do not cut answers short")
+        }
+        Hypothesis::LateEnd => {
+            format!("the answer goes on where {name} ends it: end it where an end token is drawn")
+        }
+        Hypothesis::Logprobs => {
+            let (stray, typical) = measured.stray;
+            format!(
+                "the reported log-probabilities stray from those of {name} by {stray:.4} nats where permitted formats stray by \
+                 {typical:.4}: report natural logarithms at temperature 1, before noise and penalties, from the model that drew \
+                 the tokens, in a permitted format",
+            )
+        }
+        hypothesis => {
+            let how = if asked.generation.sampling.temperature > 0.0 {
+                "draws with this seed"
+            } else {
+                "finds most likely"
+            };
+            let because = match hypothesis {
+                Hypothesis::Coarser(_) => {
+                    "as a coarser number format than the task permits, or another build of the model, would".to_owned()
+                }
+                Hypothesis::Temperature(index) => match OTHER_TEMPERATURES.get(index) {
+                    Some(0.0) | None => "as always taking the most likely token would".to_owned(),
+                    Some(factor) => format!("as {factor} times the temperature asked for would"),
+                },
+                Hypothesis::Seed => {
+                    "the tokens are likely but not those of the request's seed: draw as docs/seeded-sampling.md says, and answer \
+                     each request anew"
+                        .to_owned()
+                }
+                _ => "as another model, chat template or prompt than asked for would".to_owned(),
+            };
+            format!(
+                "{} of {} tokens are not what {name} {how}; they miss the best score by {:.3} nats in the median: {because}",
+                measured.mismatches, measured.evidence.tokens, measured.median_deficit,
+            )
+        }
+    }
 }
 
 pub(super) fn of_prompt(theirs: u32, ours: u32, model: &ModelInfo) -> String {

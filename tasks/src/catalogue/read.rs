@@ -1,9 +1,10 @@
 //! Reads a catalogue's tables and notes every problem.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::RangeInclusive;
 
+use common::format::NumericFormat;
 use common::money::{self, Price};
 use common::openai::{BYTES_PER_MESSAGE, Features, Kind};
 use common::receipt::MAX_TOKENS;
@@ -215,37 +216,17 @@ fn read_engine(mut section: Section<'_>) -> Option<Engine> {
 }
 
 fn read_checking(mut section: Section<'_>) -> Option<Checking> {
+    use NumericFormat::{Bf16, F16, F32, Q8_0};
     let is_share = |share: f64| (0.0..=1.0).contains(&share);
-    let is_distance = |nats: f64| (0.0..=100.0).contains(&nats);
     let share = section.number("share", Some(0.25), is_share, "between 0 and 1");
-    let full_agreement = section.number("full_agreement", Some(0.99), is_share, "between 0 and 1");
-    let zero_agreement = section.number("zero_agreement", Some(0.93), is_share, "between 0 and 1");
-    let logprob_tolerance =
-        section.number("logprob_tolerance", Some(0.02), is_distance, "between 0 and 100 nats");
-    let logprob_limit =
-        section.number("logprob_limit", Some(0.10), is_distance, "between 0 and 100 nats");
-    if let (Some(full), Some(zero)) = (full_agreement, zero_agreement)
-        && zero >= full
-    {
-        section
-            .problem("zero_agreement", format!("must be below full_agreement ({full}), is {zero}"));
-    }
-    if let (Some(tolerance), Some(limit)) = (logprob_tolerance, logprob_limit)
-        && limit <= tolerance
-    {
-        section.problem(
-            "logprob_limit",
-            format!("must be above logprob_tolerance ({tolerance}), is {limit}"),
-        );
+    let names = [F32, F16, Bf16, Q8_0].map(|format| (format.as_str(), format));
+    let formats = section.choices("formats", &[F32, F16, Bf16], &names);
+    if formats.as_ref().is_some_and(Vec::is_empty) {
+        section.problem("formats", "must name a format at least");
     }
     section.finish();
-    Some(Checking {
-        share: share?,
-        full_agreement: full_agreement?,
-        zero_agreement: zero_agreement?,
-        logprob_tolerance: logprob_tolerance?,
-        logprob_limit: logprob_limit?,
-    })
+    let formats: BTreeSet<_> = formats?.into_iter().collect();
+    Some(Checking { share: share?, formats: formats.into_iter().collect() })
 }
 
 fn read_prompts(
