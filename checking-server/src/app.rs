@@ -7,16 +7,21 @@ use std::sync::Arc;
 
 use axum::Router;
 use common::TaskId;
-use engine::{Embedded, EmbeddedConfig, NumberFormat, Purpose, SharedEngine};
+use common::format::NumericFormat;
+use engine::{
+    Embedded, EmbeddedConfig, EngineError, Native, NativeConfig, NumberFormat, Purpose,
+    SharedEngine,
+};
 use service::http::{Limits, serve};
-use tasks::{BadCatalogue, Catalogue, Checking, ModelSource};
+use tasks::{BadCatalogue, Catalogue, ModelSource, Task};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::api;
-use crate::checker::{Checker, Task};
+use crate::calibration::Calibration;
+use crate::checker::{self, Checker};
 use crate::config::Config;
 use crate::judge::Standard;
 use crate::metrics::Metrics;
@@ -139,6 +144,7 @@ impl App {
         let bounds = Bounds { places: config.places, deadline: config.deadline };
         let (mut queues, mut workers, mut tasks) = (Vec::new(), Vec::new(), BTreeMap::new());
         let mut known: Vec<&SharedEngine> = Vec::new();
+        let mut standards = Standards::new(config.number_format);
         for (id, engine) in engines {
             let Some(task) = catalogue.task(id) else {
                 return Err(StartError::Tasks(vec![format!(
@@ -153,10 +159,10 @@ impl App {
                     workers.push(worker);
                     known.len() - 1
                 });
-            let standard = Standard::from(&task.checking);
+            let standard = standards.of(task);
             tasks.insert(
                 id.clone(),
-                Task { kind: task.kind, limits: task.limits(), standard, queue },
+                checker::Task { kind: task.kind, limits: task.limits(), standard, queue },
             );
         }
         let listening = |source| StartError::Listen { address: config.listen, source };
@@ -199,14 +205,55 @@ impl App {
     }
 }
 
-impl From<&Checking> for Standard {
-    fn from(checking: &Checking) -> Self {
-        Self {
-            full_agreement: checking.full_agreement,
-            zero_agreement: checking.zero_agreement,
-            logprob_tolerance: checking.logprob_tolerance,
-            logprob_limit: checking.logprob_limit,
+/// What tasks are judged by.
+#[derive(Debug)]
+pub(crate) struct Standards {
+    /// In which references are computed: calibrations are made for f32.
+    number_format: NumberFormat,
+    /// By folder: reading one means reading all weights.
+    calibrations: BTreeMap<PathBuf, Option<Calibration>>,
+}
+
+impl Standards {
+    pub(crate) fn new(number_format: NumberFormat) -> Self {
+        Self { number_format, calibrations: BTreeMap::new() }
+    }
+
+    pub(crate) fn of(&mut self, task: &Task) -> Standard {
+        let formats = &task.checking.formats;
+        let ModelSource::Folder(folder) = &task.engine.source else {
+            return Standard::assumed(formats);
+        };
+        if self.number_format != NumberFormat::F32 {
+            warn!(
+                task = %task.id,
+                "calibrations are made for references in f32: answers to {} are judged with wide margins, and no miner is flagged \
+                 for good; set `engine.number_format` to \"f32\"",
+                task.id
+            );
+            return Standard::assumed(formats);
         }
+        let calibration = self.calibrations.entry(folder.clone()).or_insert_with(|| {
+            Calibration::read(folder).unwrap_or_else(|error| {
+                warn!("{error:#}");
+                None
+            })
+        });
+        let measured = calibration.as_ref().and_then(|calibration| calibration.standard(formats));
+        measured.unwrap_or_else(|| {
+            let names: Vec<_> = formats.iter().map(|format| format.as_str()).collect();
+            warn!(
+                task = %task.id,
+                "{} was not calibrated for {}: answers to {} are judged with wide margins, and no miner is flagged for good; run \
+                 `checking-server calibrate --model {} --formats {}`",
+                task.model,
+                names.join(", "),
+                task.id,
+                folder.display(),
+                names.join(",")
+            );
+            Standard::assumed(formats)
+        })
     }
 }
 
@@ -217,20 +264,43 @@ async fn load(
 ) -> Result<BTreeMap<TaskId, SharedEngine>, StartError> {
     let mut engines = BTreeMap::new();
     let mut problems = Vec::new();
-    for Wanted { folder, model, context, tasks } in models {
-        let config = EmbeddedConfig {
-            number_format,
-            context: Some(context),
-            ..EmbeddedConfig::new(folder, model.clone(), Purpose::Reference)
-        };
-        match Embedded::load(config, |progress| info!(model = %model, "{model}: {progress}")).await
-        {
+    for wanted in models {
+        match load_one(&wanted, number_format).await {
             Ok(engine) => {
-                let engine: SharedEngine = Arc::new(engine);
-                engines.extend(tasks.into_iter().map(|task| (task, Arc::clone(&engine))));
+                engines.extend(wanted.tasks.into_iter().map(|task| (task, Arc::clone(&engine))));
             }
             Err(error) => problems.push(error.to_string()),
         }
     }
     if problems.is_empty() { Ok(engines) } else { Err(StartError::Tasks(problems)) }
+}
+
+/// Models of the Llama family are computed by the engine crate itself, in pieces that fit into memory, others by mistral.rs.
+pub(crate) async fn load_one(
+    wanted: &Wanted,
+    number_format: NumberFormat,
+) -> Result<SharedEngine, EngineError> {
+    let Wanted { folder, model, context, .. } = wanted;
+    let native = NativeConfig {
+        folder: folder.clone(),
+        name: model.clone(),
+        format: match number_format {
+            NumberFormat::F32 => NumericFormat::F32,
+            NumberFormat::F16 => NumericFormat::F16,
+        },
+        context: Some(*context),
+    };
+    let loaded = tokio::task::spawn_blocking(move || Native::load(&native)).await;
+    let failed = |error: tokio::task::JoinError| EngineError::Failed(error.to_string());
+    if let Some(native) = loaded.map_err(failed)?? {
+        info!(model = %model, "{model}: ready");
+        return Ok(Arc::new(native));
+    }
+    let config = EmbeddedConfig {
+        number_format,
+        context: Some(*context),
+        ..EmbeddedConfig::new(folder, model.clone(), Purpose::Reference)
+    };
+    let engine = Embedded::load(config, |progress| info!(model = %model, "{model}: {progress}"));
+    Ok(Arc::new(engine.await?))
 }

@@ -125,10 +125,8 @@ impl Checker {
             places.push(queue.reserve(count).map_err(|retry_after| Busy { retry_after })?);
         }
         let mut submit = |open: Open<'a>| {
-            let pass = ReferencePass {
-                generation: open.asked.generation.clone(),
-                tokens: open.check.receipt.generated.tokens.clone(),
-            };
+            let tokens = open.check.receipt.generated.tokens.clone();
+            let pass = ReferencePass::new(open.asked.generation.clone(), tokens);
             let pending = places[open.task.queue].submit(pass);
             (open, pending)
         };
@@ -140,7 +138,7 @@ impl Checker {
         let outcome = match pending.await.unwrap_or(Err(NoReference::Closing)) {
             Ok(reference) => {
                 let model = self.queues[task.queue].model();
-                match judge::judge(&check, &asked, model, &reference, task.standard) {
+                match judge::judge(&check, &asked, model, &reference, &task.standard) {
                     Ok(verdict) => Outcome::Verdict(verdict),
                     Err(error) => Outcome::Unchecked { reason: error.to_string(), retry: true },
                 }

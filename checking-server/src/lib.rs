@@ -6,11 +6,15 @@
 
 mod api;
 mod app;
+pub mod benchmark;
+pub mod calibration;
 mod checker;
 mod config;
 pub mod judge;
 mod metrics;
 mod queue;
+mod traffic;
+pub mod verify;
 
 pub use app::{App, StartError, StoppedEarly, Wanted, wanted};
 pub use config::{Access, AccessToken, Config, Settings};

@@ -1,4 +1,4 @@
-//! The checks that wait for one engine, and the worker that runs them one at a time.
+//! The checks that wait for one engine, and the worker that runs them.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use common::checks::MAX_BATCH;
 use engine::{EngineError, ModelInfo, Reference, ReferencePass, SharedEngine};
-use futures::FutureExt;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, timeout};
@@ -110,13 +111,9 @@ impl Queue {
         let pace = Arc::new(Pace::default());
         let labels = ModelLabels { model: engine.model().name.clone() };
         let queued = metrics.queued.get_or_create_owned(&labels);
-        let worker = Worker {
-            engine: engine.clone(),
-            jobs,
-            deadline: bounds.deadline,
-            pace: pace.clone(),
-            metrics,
-        };
+        let desk =
+            Desk { engine: engine.clone(), deadline: bounds.deadline, pace: pace.clone(), metrics };
+        let worker = Worker { jobs, desk };
         let places = Arc::new(Semaphore::new(capacity));
         (Self { engine, capacity, places, jobs: sender, pace, queued }, worker)
     }
@@ -180,36 +177,54 @@ impl Pace {
     }
 }
 
-/// Runs the checks of a [`Queue`]: one prefill at a time, which is what an engine can do.
+/// Runs the checks of a [`Queue`], as many at once as the engine can.
 #[derive(Debug)]
 pub(crate) struct Worker {
-    engine: SharedEngine,
     jobs: mpsc::Receiver<Job>,
+    desk: Desk,
+}
+
+/// Where checks are done.
+#[derive(Debug)]
+struct Desk {
+    engine: SharedEngine,
     deadline: Duration,
     pace: Arc<Pace>,
     metrics: Metrics,
 }
 
 impl Worker {
-    /// Works until `stop`, or until the queue is dropped. The check in hand is finished.
-    pub(crate) async fn run(mut self, stop: CancellationToken) {
+    /// Works until `stop`, or until the queue is dropped. The checks in hand are finished.
+    pub(crate) async fn run(self, stop: CancellationToken) {
+        let Self { mut jobs, desk } = self;
+        let mut running = FuturesUnordered::new();
+        let most = desk.engine.parallel().max(1);
         loop {
-            let job = tokio::select! {
+            tokio::select! {
                 biased;
-                () = stop.cancelled() => return,
-                job = self.jobs.recv() => job,
-            };
-            let Some(job) = job else { return };
-            // Whoever asked has gone: the prefill would be for nothing.
-            if job.reply.is_closed() {
-                self.metrics.dropped.inc();
-                continue;
+                () = stop.cancelled() => break,
+                Some(()) = running.next(), if !running.is_empty() => {}
+                job = jobs.recv(), if running.len() < most => match job {
+                    Some(job) => running.push(desk.take(job)),
+                    None => break,
+                },
             }
-            let result = self.reference(job.pass).await;
-            // The place first, so that whoever gets the result finds room for more.
-            drop(job.place);
-            let _ = job.reply.send(result);
         }
+        while running.next().await.is_some() {}
+    }
+}
+
+impl Desk {
+    async fn take(&self, job: Job) {
+        // Whoever asked has gone: the prefill would be for nothing.
+        if job.reply.is_closed() {
+            self.metrics.dropped.inc();
+            return;
+        }
+        let result = self.reference(job.pass).await;
+        // The place first, so that whoever gets the result finds room for more.
+        drop(job.place);
+        let _ = job.reply.send(result);
     }
 
     async fn reference(&self, pass: ReferencePass) -> Result<Reference, NoReference> {

@@ -95,11 +95,20 @@ impl Engine for Scripted {
             let wrong = pass.tokens[0] == DISAGREES;
             let score = |&token| TokenScore {
                 logprob: -1.0,
+                log_sum_exp: 9.0,
                 rank: 0,
                 entropy: 1.0,
+                variance: 0.8,
+                collision: 0.3,
                 drawn: if wrong { 99 } else { token },
                 deficit: if wrong { 3.0 } else { 0.0 },
-                gap: 1.0,
+                rivals: Vec::new(),
+                elsewhere: [token; 4],
+                tempered: -1.0,
+                tempered_entropy: 1.0,
+                tempered_variance: 0.8,
+                end: 0.01,
+                top: Vec::new(),
             };
             let tokens = pass.tokens.iter().map(score).collect();
             let text = "Hello.".to_owned();

@@ -1,0 +1,292 @@
+//! How well honest and dishonest answers are told apart: measured, on a model at hand.
+
+mod attacks;
+mod baselines;
+mod figures;
+mod measured;
+mod page;
+mod report;
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use common::format::NumericFormat;
+use engine::{
+    Embedded, EmbeddedConfig, Engine, Event, Native, NumberFormat, Purpose, Quantisation,
+    ReferencePass,
+};
+use futures::TryStreamExt;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+use crate::calibration::Calibration;
+use crate::judge::{Standard, examine, judge, refuse};
+use crate::traffic::{Given, Request, Subject, answers, each, load};
+use attacks::{Coarse, Workshop};
+use baselines::Baselines;
+use measured::{Case, Weighed};
+
+pub use report::Report;
+
+/// Seeds of the requests, apart for each use: what calibrates is never what is measured.
+const CALIBRATION: u64 = 1;
+const HONEST: u64 = 2;
+const ATTACKED: u64 = 3;
+const HELD_OUT: u64 = 4;
+const SPEED: u64 = 5;
+
+/// Tokens from which an answer is a long one.
+const LONG: usize = 64;
+
+/// What to measure, and how thoroughly.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// The claimed model's folder.
+    pub model: PathBuf,
+    /// A smaller model with the same tokenizer.
+    pub sibling: PathBuf,
+    pub temperature: f64,
+    /// Answers per format that the calibration is made of.
+    pub calibration: usize,
+    /// Honest answers per stack.
+    pub honest: usize,
+    /// Honest answers of the stack that is held out.
+    pub held_out: usize,
+    /// Answers per attack.
+    pub attacked: usize,
+}
+
+impl Plan {
+    /// What measures the same again.
+    pub(crate) fn command(&self) -> String {
+        format!(
+            "checking-server benchmark --model {} --sibling {} --answers {} --honest {} --held-out {}",
+            self.model.display(),
+            self.sibling.display(),
+            self.attacked,
+            self.honest,
+            self.held_out
+        )
+    }
+}
+
+/// The policies that are compared; the first one is that of the main tables.
+pub(crate) fn policies() -> Vec<Vec<NumericFormat>> {
+    use NumericFormat::{Bf16, F16, F32, Q8_0};
+    vec![vec![F32, F16], vec![F32, F16, Bf16], vec![F32, F16, Bf16, Q8_0]]
+}
+
+/// Measures everything. Blocks for minutes; says what it does to `progress`.
+///
+/// # Errors
+/// If a model cannot be loaded or an engine fails.
+pub async fn run(plan: &Plan, made_at: String, progress: impl Fn(&str)) -> anyhow::Result<Report> {
+    let subject = Subject::new(&plan.model)?;
+    let policies = policies();
+    let requests = subject.requests(plan.calibration, plan.temperature, CALIBRATION);
+    let calibration =
+        Calibration::measure(&subject, &plan.model, &policies, &requests, made_at, &progress)?;
+    let standards: Vec<Standard> =
+        policies.iter().filter_map(|formats| calibration.standard(formats)).collect();
+    let reference = subject.load(NumericFormat::F32)?;
+    let bench = Bench {
+        subject: &subject,
+        reference: &reference,
+        standards: &standards,
+        temperature: plan.temperature,
+    };
+
+    let mut honest = Vec::new();
+    let asked = subject.requests(plan.honest, plan.temperature, HONEST);
+    for format in [NumericFormat::F32, NumericFormat::F16, NumericFormat::Bf16, NumericFormat::Q8_0]
+    {
+        progress(&format!("honest answers: {format}"));
+        let model = subject.load(format)?;
+        let given = answers(&model, &asked, |asked| asked)?;
+        honest.push(bench.case(
+            &format!("{format}, computed here"),
+            Some(format),
+            false,
+            &asked,
+            &given,
+        )?);
+    }
+    let asked = subject.requests(plan.held_out, plan.temperature, HELD_OUT);
+    for (name, format, number_format) in [
+        ("f32, mistral.rs", NumericFormat::F32, NumberFormat::F32),
+        ("f16, mistral.rs", NumericFormat::F16, NumberFormat::F16),
+    ] {
+        progress(&format!("honest answers: {name}"));
+        let given = by_mistral(plan, number_format, None, &asked).await?;
+        honest.push(bench.case(name, Some(format), true, &asked, &given)?);
+    }
+
+    progress("attacks");
+    let (asked, good) = attacked(&subject, &reference, plan)?;
+    let mut coarse = Vec::new();
+    for (name, forged, mixed, quantisation) in [
+        ("int8 (q8_0)", "int8 (q8_0), forged log-probabilities", None, Quantisation::Q8_0),
+        ("int4 (q4_0)", "int4 (q4_0), forged log-probabilities", None, Quantisation::Q4_0),
+        (
+            "int4 (q4k)",
+            "int4 (q4k), forged log-probabilities",
+            Some("a tenth int4 (q4k), the rest honest"),
+            Quantisation::Q4K,
+        ),
+    ] {
+        progress(&format!("answers of {name}, mistral.rs"));
+        match by_mistral(plan, NumberFormat::F32, Some(quantisation), &asked).await {
+            Ok(given) => coarse.push(Coarse { name, forged, mixed, given }),
+            Err(error) => progress(&format!("left out: {name}: {error:#}")),
+        }
+    }
+    let sibling = load(&plan.sibling, "the sibling", NumericFormat::F32)?;
+    let mut workshop =
+        Workshop { claimed: &reference, sibling: &sibling, rng: StdRng::seed_from_u64(6) };
+    let mut attacks = Vec::new();
+    workshop.all(&asked, &good, coarse, |tried| {
+        progress(&format!("attack: {}", tried.name));
+        attacks.push(bench.case(tried.name, None, false, &tried.requests, &tried.given)?);
+        Ok(())
+    })?;
+
+    progress("speed");
+    let checks_per_second = bench.speed()?;
+    Ok(Report::new(plan, &calibration, honest, attacks, checks_per_second))
+}
+
+/// The requests that attacks are tried on, and what an honest miner answers. Short answers say little, so up to half are
+/// long ones, where there are as many.
+fn attacked(
+    subject: &Subject,
+    reference: &Native,
+    plan: &Plan,
+) -> anyhow::Result<(Vec<Request>, Vec<Given>)> {
+    const CHOICE: usize = 5;
+    let pool = subject.requests(CHOICE * plan.attacked, plan.temperature, ATTACKED);
+    let given = answers(reference, &pool, |asked| asked)?;
+    let (mut long, mut short) = (Vec::new(), Vec::new());
+    for pair in pool.into_iter().zip(given) {
+        let kind = if pair.1.tokens.len() >= LONG { &mut long } else { &mut short };
+        kind.push(pair);
+    }
+    long.truncate(plan.attacked / 2);
+    short.truncate(plan.attacked - long.len());
+    long.extend(short);
+    Ok(long.into_iter().unzip())
+}
+
+/// What everything is weighed with.
+struct Bench<'a> {
+    subject: &'a Subject,
+    reference: &'a Native,
+    standards: &'a [Standard],
+    temperature: f64,
+}
+
+impl Bench<'_> {
+    fn case(
+        &self,
+        name: &str,
+        format: Option<NumericFormat>,
+        held_out: bool,
+        requests: &[Request],
+        given: &[Given],
+    ) -> anyhow::Result<Case> {
+        let pairs: Vec<_> = (0..).zip(requests.iter().zip(given)).collect();
+        let answers = each(&pairs, self.reference.parallel(), |(index, (request, given))| {
+            self.weigh(request, given, *index)
+        })?;
+        Ok(Case { name: name.to_owned(), format, held_out, answers })
+    }
+
+    /// One answer under every policy, and by the other systems.
+    fn weigh(&self, request: &Request, given: &Given, seed: u64) -> anyhow::Result<Weighed> {
+        let check = self.subject.check(request, given);
+        let model = self.reference.model();
+        let findings = examine(&check, &request.asked, model);
+        if !findings.is_empty() {
+            let verdict = refuse(findings);
+            return Ok(Weighed {
+                verdicts: vec![verdict; self.standards.len()],
+                tokens: given.tokens.len(),
+                baselines: None,
+            });
+        }
+        let generation = request.asked.generation.clone();
+        let pass =
+            ReferencePass { top: 20, ..ReferencePass::new(generation, given.tokens.clone()) };
+        let reference = self.reference.score(pass)?;
+        let verdicts = self
+            .standards
+            .iter()
+            .map(|standard| judge(&check, &request.asked, model, &reference, standard))
+            .collect::<Result<_, _>>()?;
+        let baselines = Baselines::of(
+            given,
+            &reference.tokens,
+            self.temperature,
+            &mut StdRng::seed_from_u64(seed),
+        );
+        Ok(Weighed { verdicts, tokens: given.tokens.len(), baselines: Some(baselines) })
+    }
+
+    /// Checks of answers of about 100 tokens per second, on everything this machine has.
+    fn speed(&self) -> anyhow::Result<f64> {
+        const TOKENS: usize = 100;
+        let requests = self.subject.requests(40, self.temperature, SPEED);
+        let given = answers(self.reference, &requests, |mut asked| {
+            let ends = &self.reference.model().end_tokens;
+            asked.adjustment.bias = ends.iter().map(|end| (*end, -100.0)).collect();
+            asked.max_tokens = TOKENS as u32;
+            asked
+        })?;
+        let standard = &self.standards[0];
+        let started = Instant::now();
+        let pairs: Vec<_> = requests.iter().zip(&given).collect();
+        each(&pairs, self.reference.parallel(), |(request, given)| {
+            let check = self.subject.check(request, given);
+            let model = self.reference.model();
+            let findings = examine(&check, &request.asked, model);
+            anyhow::ensure!(findings.is_empty(), "an honest answer is found to be wrong");
+            let pass = ReferencePass::new(request.asked.generation.clone(), given.tokens.clone());
+            let reference = self.reference.score(pass)?;
+            Ok(judge(&check, &request.asked, model, &reference, standard)?)
+        })?;
+        Ok(requests.len() as f64 / started.elapsed().as_secs_f64())
+    }
+}
+
+/// What mistral.rs answers, one request after the other.
+async fn by_mistral(
+    plan: &Plan,
+    number_format: NumberFormat,
+    quantisation: Option<Quantisation>,
+    requests: &[Request],
+) -> anyhow::Result<Vec<Given>> {
+    let config = EmbeddedConfig {
+        number_format,
+        quantisation,
+        ..EmbeddedConfig::new(&plan.model, "held out", Purpose::Generation)
+    };
+    let engine = Embedded::load(config, |_| {}).await?;
+    let mut all = Vec::with_capacity(requests.len());
+    for request in requests {
+        let generating = engine.generate(request.asked.generation.clone()).await?;
+        let prompt_tokens = generating.prompt_tokens;
+        let events: Vec<Event> = generating.events.try_collect().await?;
+        let (mut text, mut tokens, mut finish_reason) = (String::new(), Vec::new(), None);
+        for event in events {
+            match event {
+                Event::Piece(piece) => {
+                    text.push_str(&piece.text);
+                    tokens.extend(piece.tokens);
+                }
+                Event::End(reason) => finish_reason = Some(reason),
+            }
+        }
+        let finish_reason = finish_reason.ok_or_else(|| anyhow::anyhow!("an answer has no end"))?;
+        all.push(Given::from(engine::Answer { prompt_tokens, text, tokens, finish_reason }));
+    }
+    Ok(all)
+}

@@ -1,0 +1,127 @@
+//! The results, and how they are made of cases.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::Plan;
+use super::baselines::Baselines;
+use super::measured::{
+    AttackRow, Case, HonestRow, Weighed, attack_rows, evidence, honest_row, mean_of,
+};
+use crate::calibration::{Calibration, Stack};
+
+/// Everything that was measured.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// What measures it again.
+    pub(super) command: String,
+    pub(super) model: String,
+    pub(super) made_at: String,
+    pub(super) temperature: f64,
+    pub(super) sizes: Sizes,
+    /// Under the first policy, with all evidence.
+    pub(super) attacks: Vec<AttackRow>,
+    /// Under the first policy, by the tokens alone.
+    pub(super) attacks_by_tokens: Vec<AttackRow>,
+    honest: Vec<HonestRow>,
+    pub(super) policies: Vec<Policy>,
+    pub(super) baselines: BTreeMap<&'static str, Vec<AttackRow>>,
+    pub(super) stacks: Vec<Stack>,
+    pub(super) checks_per_second: f64,
+}
+
+/// Answers of each kind.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub(super) struct Sizes {
+    pub(super) calibration: usize,
+    pub(super) honest: usize,
+    pub(super) held_out: usize,
+    pub(super) attacked: usize,
+}
+
+/// What one policy can tell apart.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Policy {
+    pub(super) formats: Vec<String>,
+    pub(super) honest: Vec<HonestRow>,
+    pub(super) attacks: Vec<AttackRow>,
+}
+
+impl Report {
+    pub(super) fn new(
+        plan: &Plan,
+        calibration: &Calibration,
+        honest: Vec<Case>,
+        attacks: Vec<Case>,
+        checks_per_second: f64,
+    ) -> Self {
+        let permitted = |policy: usize| {
+            let formats = &calibration.nulls[policy].formats;
+            honest
+                .iter()
+                .filter(move |case| case.format.is_some_and(|format| formats.contains(&format)))
+        };
+        let answers = |policy: usize| -> Vec<&Weighed> {
+            permitted(policy).flat_map(|case| &case.answers).collect()
+        };
+        let quality = |policy: usize| move |answer: &Weighed| Some(answer.verdicts[policy].quality);
+        let ours = |policy: usize, logprobs: bool| {
+            let statistic = evidence(policy, logprobs);
+            attack_rows(
+                &answers(policy),
+                &attacks,
+                &statistic,
+                quality(policy),
+                Some((policy, logprobs)),
+            )
+        };
+        let baseline = |sum: fn(&Baselines) -> (f64, f64),
+                        quality: fn(&Baselines) -> Option<f64>| {
+            let quality = |answer: &Weighed| answer.baselines.as_ref().map_or(Some(0.0), quality);
+            attack_rows(&answers(0), &attacks, &mean_of(sum), quality, None)
+        };
+        let none = |_: &Baselines| None;
+        Self {
+            command: plan.command(),
+            sizes: Sizes {
+                calibration: plan.calibration,
+                honest: plan.honest,
+                held_out: plan.held_out,
+                attacked: plan.attacked,
+            },
+            model: calibration.model.clone(),
+            made_at: calibration.made_at.clone(),
+            temperature: plan.temperature,
+            attacks: ours(0, true),
+            attacks_by_tokens: ours(0, false),
+            honest: permitted(0).map(|case| honest_row(case, 0, true)).collect(),
+            policies: (0..calibration.nulls.len())
+                .map(|policy| Policy {
+                    formats: calibration.nulls[policy]
+                        .formats
+                        .iter()
+                        .map(ToString::to_string)
+                        .collect(),
+                    honest: honest
+                        .iter()
+                        .map(|case| {
+                            let formats = &calibration.nulls[policy].formats;
+                            let permitted =
+                                case.format.is_some_and(|format| formats.contains(&format));
+                            honest_row(case, policy, permitted)
+                        })
+                        .collect(),
+                    attacks: ours(policy, true),
+                })
+                .collect(),
+            baselines: BTreeMap::from([
+                ("subnet 19", baseline(|b| (b.probabilities, 1.0), |b| Some(b.subnet19_score()))),
+                ("Token-DiFR", baseline(|b| (b.margins, b.tokens), none)),
+                ("Gonka", baseline(|b| (b.relative, b.tokens), none)),
+            ]),
+            stacks: calibration.stacks.clone(),
+            checks_per_second,
+        }
+    }
+}
