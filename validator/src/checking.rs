@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use common::checks::{CheckBatch, CheckResults, MAX_BATCH, Outcome, Verdict};
+use common::evidence::Flag;
 use service::run::Chain as Causes;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -235,10 +236,20 @@ impl Checker {
                 .map(|result| &result.outcome);
             match outcome {
                 Some(Outcome::Verdict(verdict)) if (0.0..=1.0).contains(&verdict.quality) => {
-                    self.store.save_verdict(pending, verdict).await?;
+                    let applied = self.store.save_verdict(pending, verdict).await?;
                     self.metrics.checked(task, "verdict");
                     let contender = ContenderId { hotkey: pending.check.miner, task: task.clone() };
-                    self.suspicions.judged(&contender, verdict.quality);
+                    // Evidence of many answers is as good a reason to look closer as a bad one.
+                    let flagged = applied.flag >= Flag::Soft;
+                    self.suspicions.judged(&contender, if flagged { 0.0 } else { verdict.quality });
+                    if applied.is_settled {
+                        let miner = pending.check.miner;
+                        warn!(
+                            %miner, %task,
+                            "miner {miner}: its answers to {task} are not honest, at odds of a million to one; they are worth \
+                             nothing in this period (`validator evidence` shows why)"
+                        );
+                    }
                     self.speak_of(contender, verdict);
                     done += 1;
                 }

@@ -14,6 +14,7 @@ mod cycle;
 pub mod evidence;
 pub(crate) mod exam;
 pub mod explain;
+pub mod flagged;
 mod follow;
 pub mod gateway;
 mod judge;

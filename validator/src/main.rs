@@ -18,7 +18,7 @@ use validator::scoring::Preset;
 use validator::status::{Shown, Status};
 use validator::tune::{self, Changes};
 use validator::{ApiApp, App, Config};
-use validator::{simulate, submitted};
+use validator::{flagged, simulate, submitted};
 
 /// A validator of an inference subnet: it queries miners, has their answers checked by your checking server, scores them,
 /// sets weights on chain, and offers the subnet to the world as an OpenAI-compatible API.
@@ -108,6 +108,26 @@ enum Command {
         /// Print JSON.
         #[arg(long)]
         json: bool,
+    },
+    /// Show which miners were flagged for good, and why: their answers are worth nothing in the period in which it was settled.
+    ///
+    /// Reads the validator's store; the validator may be running. A file written with --write holds the answers that said
+    /// most, and `checking-server verify` re-computes them.
+    Evidence {
+        #[command(flatten)]
+        settings: Settings,
+        /// Only this miner, by the ss58 address of its hotkey.
+        #[arg(id = "miner", long = "hotkey", value_name = "SS58")]
+        hotkey: Option<Hotkey>,
+        /// Only this task.
+        #[arg(long, value_name = "TASK")]
+        task: Option<TaskId>,
+        /// How many are listed.
+        #[arg(long, value_name = "NUMBER", default_value_t = 20)]
+        number: u32,
+        /// Write the evidence of the newest one to this file.
+        #[arg(long, value_name = "FILE")]
+        write: Option<PathBuf>,
     },
     /// Show which weights were submitted to the chain, by which way, and what became of them, newest first.
     ///
@@ -290,6 +310,19 @@ fn main() -> ExitCode {
                 };
                 let changes = Changes { weights, rules, constants: scoring, mechanism };
                 tune_and_write(&settings.load()?.0, &changes, write, json).await
+            }
+            Command::Evidence { settings, hotkey, task, number, write } => {
+                telemetry::init_with(settings.common.log_format, "warn")?;
+                let wanted = flagged::Wanted { hotkey, task, most: number };
+                let flags = flagged::flagged(&settings.load()?.0, &wanted).await?;
+                run::print(&flagged::text(&flags));
+                if let (Some(path), Some(newest)) = (write, flags.into_iter().next()) {
+                    let bundle = serde_json::to_string_pretty(&flagged::bundle(newest))?;
+                    std::fs::write(&path, bundle)
+                        .with_context(|| format!("{} cannot be written", path.display()))?;
+                    run::print(&format!("the newest one's evidence is in {}\n", path.display()));
+                }
+                Ok(())
             }
             Command::Weights { settings, number, dry_run, json } => {
                 telemetry::init_with(settings.common.log_format, "warn")?;

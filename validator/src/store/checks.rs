@@ -6,6 +6,7 @@ use common::checks::{Check, Verdict};
 use futures::TryStreamExt;
 
 use super::database::{Value, values};
+use super::flags::{Applied, weigh};
 use super::periods::contender;
 use super::{Names, PeriodId, Record, Store, StoreError, failed};
 use crate::scoring::Answer;
@@ -168,8 +169,9 @@ impl Store {
         Ok(pending)
     }
 
-    /// Replaces a waiting answer by its verdict and adds it to what is known of its period. Applied once, however often it is
-    /// delivered.
+    /// Replaces a waiting answer by its verdict and adds it to what is known of its period and of its miner. Applied once,
+    /// however often it is delivered. In a period in which the evidence against the miner was settled, answers are worth
+    /// nothing.
     ///
     /// # Errors
     /// If the database fails; the answer goes on waiting then.
@@ -177,7 +179,7 @@ impl Store {
         &self,
         pending: &PendingCheck,
         verdict: &Verdict,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Applied, StoreError> {
         let failed = failed("save a verdict");
         let json = serde_json::to_string(verdict).unwrap_or_default();
         let (hotkey, task) = (pending.check.miner.to_string(), pending.check.task.as_str());
@@ -203,14 +205,28 @@ impl Store {
             )
             .await
             .map_err(&failed)?;
+        let mut applied = Applied::NOTHING;
         if new > 0 {
+            let (is_worthless, weighed) =
+                weigh(&mut transaction, pending, verdict).await.map_err(&failed)?;
+            applied = weighed;
+            let quality = if is_worthless { 0.0 } else { verdict.quality };
+            if is_worthless {
+                transaction
+                    .execute(
+                        "UPDATE verdicts SET quality = 0 WHERE id = $1",
+                        values![pending.check.id.as_str()],
+                    )
+                    .await
+                    .map_err(&failed)?;
+            }
             let known = transaction
                 .execute("UPDATE periods SET changed = 1 WHERE id = $1", values![pending.period.0])
                 .await
                 .map_err(&failed)?;
             // The sums of a period that is deleted are of no use.
             if known > 0 {
-                let organic = if pending.organic { verdict.quality } else { 0.0 };
+                let organic = if pending.organic { quality } else { 0.0 };
                 transaction
                     .execute(
                         "INSERT INTO tallies
@@ -225,7 +241,7 @@ impl Store {
                             pending.period.0,
                             hotkey,
                             task,
-                            verdict.quality,
+                            quality,
                             pending.organic,
                             organic
                         ],
@@ -238,7 +254,8 @@ impl Store {
             .execute("DELETE FROM pending_checks WHERE id = $1", values![pending.check.id.as_str()])
             .await
             .map_err(&failed)?;
-        transaction.commit().await.map_err(failed)
+        transaction.commit().await.map_err(failed)?;
+        Ok(applied)
     }
 
     /// What came of an answer that was to be checked; `None` if it never was, or too long ago.

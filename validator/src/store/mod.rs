@@ -6,6 +6,7 @@ mod checks;
 mod database;
 mod declared;
 mod error;
+mod flags;
 mod handover;
 mod keys;
 mod leases;
@@ -33,6 +34,7 @@ use database::{Database, Record};
 
 pub use checks::{ANSWERS_PER_CONTENDER, CheckStanding, CheckedAnswer, PendingCheck};
 pub use error::StoreError;
+pub use flags::{Applied, Flagged};
 pub use handover::Published;
 pub use leases::{Leased, Wanted};
 pub use ledger::Usage;

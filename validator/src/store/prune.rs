@@ -8,7 +8,7 @@ use super::{Store, StoreError, failed};
 pub struct Retain {
     /// Tallies of periods, by the periods' ends.
     pub periods_ms: i64,
-    /// Verdicts, which weights were set, and what became of those that were submitted.
+    /// Verdicts, flags and their evidence, which weights were set, and what became of those that were submitted.
     pub verdicts_ms: i64,
     /// Answers that wait for checking: given up.
     pub waiting_ms: i64,
@@ -38,6 +38,8 @@ const SCORINGS: &str = "DELETE FROM scorings WHERE id IN
          SELECT 1 FROM weight_submissions AS open
          WHERE open.scoring = scorings.id AND open.stage IN ('sent', 'committed'))
      ORDER BY id DESC LIMIT 1 OFFSET 3)";
+const FLAGS: &str = "DELETE FROM flags WHERE at_ms < $1";
+const TELLING: &str = "DELETE FROM telling_answers WHERE at_ms < $1";
 const PERIODS: &str = "DELETE FROM periods WHERE id IN
     (SELECT id FROM periods WHERE ended_ms < $1 AND id < (SELECT MAX(id) FROM periods)
      ORDER BY ended_ms LIMIT 100)";
@@ -63,12 +65,14 @@ impl Store {
     pub async fn prune(&self, retain: Retain) -> Result<(), StoreError> {
         let failed = failed("delete old evidence");
         // In parts, each a transaction of its own: nobody waits for long.
-        let bounded: [(_, &[Value]); 5] = [
+        let bounded: [(_, &[Value]); 7] = [
             (WAITING, values![retain.waiting_ms]),
             (STRETCHES, values![retain.stretches_ms]),
             (WEIGHTS, values![retain.verdicts_ms]),
             (SUBMISSIONS, values![retain.verdicts_ms]),
             (SCORINGS, &[]),
+            (FLAGS, values![retain.verdicts_ms]),
+            (TELLING, values![retain.verdicts_ms]),
         ];
         for (statement, values) in bounded {
             while self.database.execute(statement, values).await.map_err(&failed)? > 0 {}

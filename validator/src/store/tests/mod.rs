@@ -4,6 +4,7 @@ mod bench;
 mod contents;
 mod evidence;
 mod faults;
+mod flags;
 mod kill;
 mod ledger;
 mod migration;
