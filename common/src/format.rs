@@ -18,6 +18,7 @@ pub enum NumericFormat {
     #[serde(rename = "q4_0")]
     Q4_0,
     /// Weights of 4 bits in blocks of 256 with scales of 6 bits (GGML).
+    #[serde(rename = "q4k")]
     Q4K,
 }
 
