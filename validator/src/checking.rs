@@ -63,7 +63,9 @@ pub struct Checker {
     queued: Arc<Notify>,
     /// Rung when answers have left the queue.
     judged: Arc<Notify>,
+    /// Whose bad answers, and whose flags, were told.
     spoken_of: Mutex<SpokenOf>,
+    flags_told: Mutex<SpokenOf>,
 }
 
 /// Whose bad answers have been spoken of. Bounded, because hotkeys come and go: after that many everybody may be
@@ -82,6 +84,11 @@ impl SpokenOf {
         }
         self.0.insert(contender)
     }
+}
+
+/// Whether nothing was said of a contender yet; from now on something was.
+fn is_new(spoken_of: &Mutex<SpokenOf>, contender: &ContenderId) -> bool {
+    spoken_of.lock().unwrap_or_else(PoisonError::into_inner).insert(contender.clone())
 }
 
 /// Why a batch came back without verdicts.
@@ -129,6 +136,7 @@ impl Checker {
             queued,
             judged,
             spoken_of: Mutex::default(),
+            flags_told: Mutex::default(),
         })
     }
 
@@ -242,7 +250,7 @@ impl Checker {
                     // Evidence of many answers is as good a reason to look closer as a bad one.
                     let flagged = applied.flag >= Flag::Soft;
                     self.suspicions.judged(&contender, if flagged { 0.0 } else { verdict.quality });
-                    if applied.is_settled {
+                    if applied.is_settled && is_new(&self.flags_told, &contender) {
                         let miner = pending.check.miner;
                         warn!(
                             %miner, %task,
@@ -276,8 +284,8 @@ impl Checker {
         if verdict.quality >= BAD_QUALITY {
             return;
         }
-        let ContenderId { hotkey: miner, task } = contender.clone();
-        if self.spoken_of.lock().unwrap_or_else(PoisonError::into_inner).insert(contender) {
+        if is_new(&self.spoken_of, &contender) {
+            let ContenderId { hotkey: miner, task } = contender;
             let (quality, reasons) = (verdict.quality, verdict.reasons.join("; "));
             warn!(%miner, %task, "miner {miner}: an answer has quality {quality:.2}: {reasons}");
         }
