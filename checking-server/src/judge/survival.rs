@@ -33,10 +33,8 @@ impl Survival {
             .collect();
         sorted.sort_by(f64::total_cmp);
         let count = sorted.len();
-        let edges = (DECADES.start() * STEPS_PER_DECADE..=DECADES.end() * STEPS_PER_DECADE)
-            .map(|step| 10_f64.powf(f64::from(step) / f64::from(STEPS_PER_DECADE)));
         let mut steps = Vec::new();
-        for edge in edges {
+        for edge in edges() {
             let beyond = count - sorted.partition_point(|difference| *difference <= edge);
             // Noise has no preferred sign, and only one of them turns the draw over.
             steps.push((edge, 0.5 * upper_bound(beyond, count, confidence)));
@@ -50,9 +48,7 @@ impl Survival {
 
     /// For a stack that was not measured: a bound that falls with the fourth power from a scale, in nats.
     pub fn assumed(scale: f64) -> Self {
-        let edges = (DECADES.start() * STEPS_PER_DECADE..=DECADES.end() * STEPS_PER_DECADE)
-            .map(|step| 10_f64.powf(f64::from(step) / f64::from(STEPS_PER_DECADE)));
-        Self { steps: edges.map(|edge| (edge, 0.5 * (1.0 + edge / scale).powi(-4))).collect() }
+        Self { steps: edges().map(|edge| (edge, 0.5 * (1.0 + edge / scale).powi(-4))).collect() }
     }
 
     /// The larger of two bounds at each deficit.
@@ -91,6 +87,12 @@ impl Survival {
             && self.steps.iter().all(|(edge, bound)| *edge > 0.0 && (0.0..=1.0).contains(bound))
             && self.steps.is_sorted_by(|a, b| a.0 < b.0 && a.1 >= b.1)
     }
+}
+
+/// Deficits at which the bound is told, in nats of logits.
+fn edges() -> impl Iterator<Item = f64> {
+    (DECADES.start() * STEPS_PER_DECADE..=DECADES.end() * STEPS_PER_DECADE)
+        .map(|step| 10_f64.powf(f64::from(step) / f64::from(STEPS_PER_DECADE)))
 }
 
 /// The Clopper–Pearson upper bound of a share of which `hits` of `count` were seen.

@@ -95,11 +95,11 @@ async fn keep(
     verdict: &Verdict,
 ) -> Result<(), sqlx::Error> {
     let strongest = verdict.evidence.e_values.iter().map(|e| e.log_e).fold(0.0, f64::max);
-    let telling = Telling { check: pending.check.clone(), verdict: verdict.clone() };
-    let body = serde_json::to_string(&telling).unwrap_or_default();
     if strongest < WORTH_KEEPING {
         return Ok(());
     }
+    let telling = Telling { check: pending.check.clone(), verdict: verdict.clone() };
+    let body = serde_json::to_string(&telling).unwrap_or_default();
     let (hotkey, task) = (pending.check.miner.to_string(), pending.check.task.as_str());
     transaction
         .execute(
