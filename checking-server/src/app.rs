@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use common::TaskId;
@@ -168,7 +168,7 @@ impl App {
         let listening = |source| StartError::Listen { address: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(listening)?;
         let address = listener.local_addr().map_err(listening)?;
-        let checker = Arc::new(Checker { tasks, queues, metrics });
+        let checker = Arc::new(Checker { tasks, queues, metrics, indices: Mutex::default() });
         let router = api::router(checker, config.access, config.max_body_bytes, registry);
         Ok(Self { listener, address, router, workers })
     }
@@ -220,6 +220,11 @@ impl Standards {
     }
 
     pub(crate) fn of(&mut self, task: &Task) -> Standard {
+        let standard = self.of_formats(task);
+        if task.checking.seeded { standard } else { standard.without_seeds() }
+    }
+
+    fn of_formats(&mut self, task: &Task) -> Standard {
         let formats = &task.checking.formats;
         let ModelSource::Folder(folder) = &task.engine.source else {
             return Standard::assumed(formats);

@@ -8,14 +8,15 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use common::format::NumericFormat;
-use engine::{Engine, EngineError, Native, Reference, ReferencePass, TokenScore};
+use engine::{Engine, Native, Reference, ReferencePass, TokenScore};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::duplicates::Repeated;
 use crate::judge::hypotheses::SUSPECTS;
 use crate::judge::logprobs::Strays;
 use crate::judge::survival::Survival;
-use crate::judge::{Null, Standard, judge};
+use crate::judge::{BadReference, Null, Standard, judge};
 use crate::traffic::{Given, Request, Subject, answers, each};
 
 /// The file's name, beside the weights.
@@ -64,8 +65,15 @@ struct Measured {
     stack: Stack,
     survival: Survival,
     strays: Strays,
-    /// Answers that the fits have not seen, with what the reference says of them.
-    held_back: Vec<(Request, Given, Reference)>,
+    /// Answers that the fits have not seen.
+    held_back: Vec<HeldBack>,
+}
+
+/// An answer, and what the reference says of it: as drawn with the request's seed, and as if with another one.
+struct HeldBack {
+    given: Given,
+    seeded: (Request, Reference),
+    unseeded: (Request, Reference),
 }
 
 impl Calibration {
@@ -82,7 +90,7 @@ impl Calibration {
         progress: impl Fn(&str),
     ) -> anyhow::Result<Self> {
         let subject = Subject::new(folder)?;
-        let requests = subject.requests(count, temperature, SEED);
+        let requests = subject.requests(count, temperature, SEED)?;
         Self::measure(&subject, folder, policies, &requests, made_at, progress)
     }
 
@@ -128,7 +136,7 @@ impl Calibration {
         for format in formats {
             progress(&format!("calibrating: {format}"));
             let stack = subject.load(format)?;
-            measured.insert(format, measure(&reference, &stack, format, requests)?);
+            measured.insert(format, measure(subject, &reference, &stack, format, requests)?);
         }
         let null = |formats: &Vec<NumericFormat>| null(subject, &reference, formats, &measured);
         Ok(Self {
@@ -187,11 +195,12 @@ impl Calibration {
     /// The standard of a policy, if it was measured.
     pub fn standard(&self, formats: &[NumericFormat]) -> Option<Standard> {
         let null = self.nulls.iter().find(|null| null.formats == formats)?;
-        Some(Standard { null: Arc::new(null.clone()), calibrated: true })
+        Some(Standard { null: Arc::new(null.clone()), calibrated: true, seeded: true })
     }
 }
 
 fn measure(
+    subject: &Subject,
     reference: &Native,
     stack: &Native,
     format: NumericFormat,
@@ -202,26 +211,34 @@ fn measure(
     let (mut same, mut distance, mut tokens) = (0, 0.0, 0);
     let pairs: Vec<_> = (0..).zip(requests.iter().zip(given)).collect();
     let looked = each(&pairs, reference.parallel(), |(index, (request, given))| {
-        let pass = ReferencePass {
-            generation: request.asked.generation.clone(),
-            tokens: given.tokens.clone(),
-            top: TOP,
-        };
+        let generation = request.asked.generation.clone();
+        let pass =
+            ReferencePass { top: TOP, ..ReferencePass::new(generation, given.tokens.clone()) };
         let ours = reference.score(pass.clone())?;
         // Half of the answers make the bounds, the others tell what is left after them.
-        let theirs = (index % 2 == 0).then(|| stack.score(pass)).transpose()?;
-        Ok::<_, EngineError>((ours, theirs))
+        if index % 2 == 0 {
+            return Ok::<_, anyhow::Error>((ours, Other::Stack(stack.score(pass)?)));
+        }
+        let reseeded = subject.reseeded(request)?;
+        let generation = reseeded.asked.generation.clone();
+        let pass =
+            ReferencePass { likelihoods: true, ..ReferencePass::new(generation, pass.tokens) };
+        Ok((ours, Other::Unseeded(Box::new(reseeded), reference.score(pass)?)))
     })?;
-    for ((_, (request, given)), (ours, theirs)) in pairs.into_iter().zip(looked) {
+    for ((_, (request, given)), (ours, other)) in pairs.into_iter().zip(looked) {
         let reported = given.tokens.iter().zip(&given.logprobs);
         for (score, (&token, &logprob)) in ours.tokens.iter().zip(reported) {
             same += usize::from(score.drawn == token);
             distance += f64::from((score.logprob - logprob).abs());
             tokens += 1;
         }
-        let Some(theirs) = theirs else {
-            held_back.push((request.clone(), given, ours));
-            continue;
+        let theirs = match other {
+            Other::Stack(theirs) => theirs,
+            Other::Unseeded(reseeded, unseeded) => {
+                let (seeded, unseeded) = ((request.clone(), ours), (*reseeded, unseeded));
+                held_back.push(HeldBack { given, seeded, unseeded });
+                continue;
+            }
         };
         for (ours, theirs) in ours.tokens.iter().zip(&theirs.tokens) {
             noise(ours, theirs, &mut differences);
@@ -242,6 +259,12 @@ fn measure(
         strays: Strays::measured(&seen),
         held_back,
     })
+}
+
+/// The second look at an answer.
+enum Other {
+    Stack(Reference),
+    Unseeded(Box<Request>, Reference),
 }
 
 /// How differently two stacks see the drawn token against each of its rivals.
@@ -268,25 +291,43 @@ fn null(
         survival: others.iter().fold(first.survival.clone(), |all, one| all.or(&one.survival)),
         strays: others.iter().fold(first.strays.clone(), |all, one| all.or(&one.strays)),
         drift: BTreeMap::new(),
+        drift_without_seeds: BTreeMap::new(),
     };
-    let standard = Standard { null: Arc::new(null.clone()), calibrated: true };
+    let standard = Standard { null: Arc::new(null.clone()), calibrated: true, seeded: true };
+    let unseeded = standard.clone().without_seeds();
     for stack in stacks {
-        let mut values: BTreeMap<String, Vec<f64>> = BTreeMap::new();
-        for (request, given, ours) in &stack.held_back {
-            let check = subject.check(request, given);
-            let model = reference.model();
-            let verdict = judge(&check, &request.asked, model, ours, &standard)?;
-            for e in verdict.evidence.e_values {
-                values.entry(e.hypothesis).or_default().push(e.log_e.exp().min(MOST));
+        let of_each = |look: fn(&HeldBack) -> &(Request, Reference), standard: &Standard| {
+            let mut values: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+            for held_back in &stack.held_back {
+                let (request, ours) = look(held_back);
+                let check = subject.check(request, &held_back.given);
+                let verdict = judge(
+                    &check,
+                    &request.asked,
+                    reference.model(),
+                    ours,
+                    &Repeated::default(),
+                    standard,
+                )?;
+                for e in verdict.evidence.e_values {
+                    values.entry(e.hypothesis).or_default().push(e.log_e.exp().min(MOST));
+                }
             }
-        }
-        for suspect in SUSPECTS {
-            let excess = values.get(suspect.name).map_or(0.0, |values| excess(values));
-            let drift = null.drift.entry(suspect.name.to_owned()).or_default();
-            *drift = drift.max(excess);
-        }
+            Ok::<_, BadReference>(values)
+        };
+        widen(&mut null.drift, &of_each(|answer| &answer.seeded, &standard)?);
+        widen(&mut null.drift_without_seeds, &of_each(|answer| &answer.unseeded, &unseeded)?);
     }
     Ok(null)
+}
+
+/// Raises each hypothesis's drift to what one stack's answers ask for.
+fn widen(drift: &mut BTreeMap<String, f64>, values: &BTreeMap<String, Vec<f64>>) {
+    for suspect in SUSPECTS {
+        let excess = values.get(suspect.name).map_or(0.0, |values| excess(values));
+        let known = drift.entry(suspect.name.to_owned()).or_default();
+        *known = known.max(excess);
+    }
 }
 
 /// By how much the mean may exceed 1.

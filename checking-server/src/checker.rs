@@ -1,6 +1,7 @@
 //! From a batch of checks to their results: read, examine, queue, judge.
 
 use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use common::TaskId;
@@ -12,6 +13,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::oneshot;
 
+use crate::duplicates::{Index, Repeated};
 use crate::judge::{self, Standard};
 use crate::metrics::{CheckLabels, Metrics};
 use crate::queue::{NoReference, Queue};
@@ -32,6 +34,8 @@ pub(crate) struct Checker {
     pub(crate) tasks: BTreeMap<TaskId, Task>,
     pub(crate) queues: Vec<Queue>,
     pub(crate) metrics: Metrics,
+    /// Of tasks without seeds: what was answered lately.
+    pub(crate) indices: Mutex<BTreeMap<TaskId, Index>>,
 }
 
 /// A batch that does not fit into the queues now.
@@ -100,7 +104,7 @@ impl Checker {
                 return Err((Some(check.task), unchecked(check.id, reason, false)));
             }
         };
-        if let Some(reason) = cannot_be_repeated(&check, &asked) {
+        if let Some(reason) = cannot_be_repeated(&check, &asked, task.standard.seeded) {
             return Err((Some(check.task), unchecked(check.id, reason, false)));
         }
         let findings = judge::examine(&check, &asked, self.queues[task.queue].model());
@@ -126,11 +130,23 @@ impl Checker {
         }
         let mut submit = |open: Open<'a>| {
             let tokens = open.check.receipt.generated.tokens.clone();
-            let pass = ReferencePass::new(open.asked.generation.clone(), tokens);
+            let pass = ReferencePass {
+                likelihoods: !open.task.standard.seeded,
+                ..ReferencePass::new(open.asked.generation.clone(), tokens)
+            };
             let pending = places[open.task.queue].submit(pass);
             (open, pending)
         };
         Ok(examined.into_iter().map(|step| step.map(&mut submit)).collect())
+    }
+
+    /// What the answer has in common with earlier ones, where that matters.
+    fn repeated(&self, check: &Check, asked: &Asked, task: &Task) -> Repeated {
+        if task.standard.seeded {
+            return Repeated::default();
+        }
+        let mut indices = self.indices.lock().unwrap_or_else(PoisonError::into_inner);
+        indices.entry(check.task.clone()).or_default().look(asked, &check.receipt.generated)
     }
 
     async fn finish(&self, open: Open<'_>, pending: Pending) -> Judged {
@@ -138,7 +154,8 @@ impl Checker {
         let outcome = match pending.await.unwrap_or(Err(NoReference::Closing)) {
             Ok(reference) => {
                 let model = self.queues[task.queue].model();
-                match judge::judge(&check, &asked, model, &reference, &task.standard) {
+                let repeated = self.repeated(&check, &asked, task);
+                match judge::judge(&check, &asked, model, &reference, &repeated, &task.standard) {
                     Ok(verdict) => Outcome::Verdict(verdict),
                     Err(error) => Outcome::Unchecked { reason: error.to_string(), retry: true },
                 }
@@ -152,14 +169,14 @@ impl Checker {
 }
 
 /// Why an answer to this request cannot be re-computed, whoever gave it.
-fn cannot_be_repeated(check: &Check, asked: &Asked) -> Option<String> {
+fn cannot_be_repeated(check: &Check, asked: &Asked, seeded: bool) -> Option<String> {
     if asked.task != check.task {
         return Some(format!("the request asks for `{}`, not for `{}`", asked.task, check.task));
     }
     if asked.n != 1 {
         return Some("the request asks for several answers, a receipt is about one".to_owned());
     }
-    if !asked.has_seed && asked.generation.sampling.temperature > 0.0 {
+    if seeded && !asked.has_seed && asked.generation.sampling.temperature > 0.0 {
         return Some("the request has no seed, so its tokens cannot be re-computed".to_owned());
     }
     None

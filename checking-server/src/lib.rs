@@ -10,6 +10,7 @@ pub mod benchmark;
 pub mod calibration;
 mod checker;
 mod config;
+mod duplicates;
 pub mod judge;
 mod metrics;
 mod queue;
@@ -18,6 +19,7 @@ pub mod verify;
 
 pub use app::{App, StartError, StoppedEarly, Wanted, wanted};
 pub use config::{Access, AccessToken, Config, Settings};
+pub use duplicates::Repeated;
 
 #[cfg(test)]
 mod tests;

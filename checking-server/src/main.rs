@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::str::FromStr;
 
 use anyhow::Context;
-use checking_server::benchmark::{self, Plan};
+use checking_server::benchmark::{self, Plan, RemoteStack};
 use checking_server::calibration::{self, Calibration};
 use checking_server::{App, Settings, verify, wanted};
 use clap::{Args, Parser, Subcommand};
@@ -87,6 +87,10 @@ struct Benchmark {
     /// Honest answers per stack that is held out of the calibration.
     #[arg(long, default_value_t = 500)]
     held_out: u32,
+    /// An OpenAI-compatible server of the claimed model that reports token ids, as NAME=URL with the model's name there and the
+    /// address up to /v1: its answers are judged as honest ones without seeds. May be given several times.
+    #[arg(long = "remote", value_name = "NAME=URL")]
+    remotes: Vec<NamedUrl>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -113,6 +117,22 @@ impl FromStr for Policy {
         };
         let formats: BTreeSet<_> = text.split(',').map(find).collect::<Result<_, _>>()?;
         Ok(Self(formats.into_iter().collect()))
+    }
+}
+
+/// A server and the model's name there.
+#[derive(Debug, Clone)]
+struct NamedUrl(RemoteStack);
+
+impl FromStr for NamedUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, url) = text.split_once('=').ok_or(
+            "it has no `=`: write NAME=URL, for example my-model=http://127.0.0.1:8000/v1",
+        )?;
+        let base_url = url.parse().map_err(|error| format!("`{url}` is no address: {error}"))?;
+        Ok(Self(RemoteStack { name: name.to_owned(), base_url }))
     }
 }
 
@@ -178,6 +198,7 @@ async fn benchmark(wanted: Benchmark) -> anyhow::Result<()> {
         honest: wanted.honest as usize,
         held_out: wanted.held_out as usize,
         attacked: wanted.answers as usize,
+        remotes: wanted.remotes.into_iter().map(|NamedUrl(remote)| remote).collect(),
     };
     let report = benchmark::run(&plan, now(), say).await?;
     if let Some(page) = &wanted.write {

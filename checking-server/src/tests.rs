@@ -105,6 +105,7 @@ impl Engine for Scripted {
                 rivals: Vec::new(),
                 elsewhere: [token; 4],
                 tempered: -1.0,
+                otherwise: None,
                 tempered_entropy: 1.0,
                 tempered_variance: 0.8,
                 end: 0.01,

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use common::checks::Check;
 use common::format::NumericFormat;
 use common::generation::{Adjustment, FinishReason, Format, Generation, Sampling};
-use common::openai::{Asked, Limits, parse};
+use common::openai::{Asked, parse};
 use common::receipt::{Generated, Timings, request_digest};
 use common::{Keypair, TaskId};
 use engine::{Answer, Engine, EngineError, Native, NativeConfig};
@@ -15,12 +15,14 @@ use rand::rngs::StdRng;
 use tasks::wire::miner_body;
 use tasks::{Catalogue, Task, synthetic};
 
+/// Makes another seed of one, that JSON can hold as well.
+const OTHER_SEED: u64 = 0x5EED;
 /// Answers that an engine computes at once.
 const AT_ONCE: usize = 24;
 /// Tokens of the longest answer that is asked for.
 const LONGEST: u32 = 160;
 /// Tokens of prompt and answer together.
-const CONTEXT: u32 = 1024;
+pub(crate) const CONTEXT: u32 = 1024;
 
 /// A model folder and the task that is made up of it.
 #[derive(Debug)]
@@ -106,7 +108,15 @@ prompts = {{ words = {{ min = 5, max = 60 }} }}
     }
 
     /// Plain requests: text alone, at a temperature.
-    pub(crate) fn requests(&self, count: usize, temperature: f64, seed: u64) -> Vec<Request> {
+    ///
+    /// # Errors
+    /// If such requests are none that the task takes.
+    pub(crate) fn requests(
+        &self,
+        count: usize,
+        temperature: f64,
+        seed: u64,
+    ) -> anyhow::Result<Vec<Request>> {
         let mut rng = StdRng::seed_from_u64(seed);
         let mut next = || {
             let made = synthetic::request(&self.task, &mut rng).generation;
@@ -124,21 +134,23 @@ prompts = {{ words = {{ min = 5, max = 60 }} }}
         (0..count).map(|_| next()).collect()
     }
 
-    pub(crate) fn request(&self, generation: Generation) -> Request {
+    /// # Errors
+    /// If the task does not take it.
+    pub(crate) fn request(&self, generation: Generation) -> anyhow::Result<Request> {
         let body = miner_body(&self.task.id, &generation);
-        let limits: Limits = self.task.limits();
-        // What is written here is what is read there.
-        let has_seed = true;
-        let asked = parse(self.task.kind, body.as_bytes(), limits).unwrap_or(Asked {
-            task: self.task.id.clone(),
-            generation,
-            has_seed,
-            n: 1,
-            stream: true,
-            include_usage: false,
-            logprobs: true,
-        });
-        Request { body, asked }
+        let asked = parse(self.task.kind, body.as_bytes(), self.task.limits())?;
+        Ok(Request { body, asked })
+    }
+
+    /// The same request with another seed: who answers the one has not drawn with the seed of the other.
+    ///
+    /// # Errors
+    /// If the task does not take it.
+    pub(crate) fn reseeded(&self, request: &Request) -> anyhow::Result<Request> {
+        let generation = request.asked.generation.clone();
+        let sampling =
+            Sampling { seed: generation.sampling.seed ^ OTHER_SEED, ..generation.sampling };
+        self.request(Generation { sampling, ..generation })
     }
 
     /// The receipt of an answer, and what else a checking server gets.

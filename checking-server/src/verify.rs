@@ -11,6 +11,7 @@ use engine::{NumberFormat, ReferencePass, SharedEngine};
 use tasks::{Catalogue, Task};
 
 use crate::app::{Standards, load_one, wanted};
+use crate::duplicates::Repeated;
 use crate::judge::{Standard, examine, judge, refuse};
 
 /// Larger files are no evidence: sixteen answers of the longest kind fit.
@@ -146,9 +147,12 @@ async fn again(
         return Ok(refuse(findings));
     }
     let tokens = check.receipt.generated.tokens.clone();
-    let pass = ReferencePass::new(asked.generation.clone(), tokens);
+    let pass = ReferencePass {
+        likelihoods: !standard.seeded,
+        ..ReferencePass::new(asked.generation.clone(), tokens)
+    };
     let reference = engine.reference(pass).await?;
-    Ok(judge(check, &asked, engine.model(), &reference, standard)?)
+    Ok(judge(check, &asked, engine.model(), &reference, &Repeated::default(), standard)?)
 }
 
 fn alike(ours: &Verdict, said: &Verdict) -> bool {

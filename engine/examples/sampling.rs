@@ -6,10 +6,9 @@
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use common::generation::{Generation, Message, Prompt, Role, Sampling};
-use engine::{Embedded, EmbeddedConfig, Engine, Event, Purpose};
-use futures::StreamExt;
+use engine::{Embedded, EmbeddedConfig, Engine, Purpose};
 use mistralrs::{
     ModelDType, RequestBuilder, Response, SamplingParams, TextMessageRole, TextModelBuilder,
 };
@@ -78,10 +77,6 @@ async fn rate_ours(engine: &Embedded, seed: u64) -> anyhow::Result<f64> {
     let prompt = Prompt::Chat(vec![Message::new(Role::User, QUESTION)]);
     let sampling = Sampling { seed, temperature: 1.0, top_p: 1.0 };
     let generation = Generation::plain(prompt, sampling, TOKENS);
-    let mut events = engine.generate(generation).await?.events;
-    let mut tokens = 0;
-    while let Event::Piece(piece) = events.next().await.context("the stream broke off")?? {
-        tokens += piece.tokens.len();
-    }
+    let tokens = engine.generate(generation).await?.answer().await?.tokens.len();
     Ok(tokens as f64 / begun.elapsed().as_secs_f64())
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use common::generation::{FinishReason, Generation};
+use futures::TryStreamExt;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 
@@ -50,6 +51,45 @@ pub struct Generating {
     pub prompt_tokens: u32,
     /// Zero or more [`Event::Piece`], then one [`Event::End`] or one error, then nothing.
     pub events: BoxStream<'static, Result<Event, EngineError>>,
+}
+
+/// A whole answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    pub prompt_tokens: u32,
+    pub text: String,
+    pub tokens: Vec<Token>,
+    pub finish_reason: FinishReason,
+}
+
+impl Answer {
+    /// The tokens' ids.
+    pub fn ids(&self) -> Vec<u32> {
+        self.tokens.iter().map(|token| token.id).collect()
+    }
+}
+
+impl Generating {
+    /// Waits for the end.
+    ///
+    /// # Errors
+    /// What came instead of an end.
+    pub async fn answer(mut self) -> Result<Answer, EngineError> {
+        let (mut text, mut tokens) = (String::new(), Vec::new());
+        while let Some(event) = self.events.try_next().await? {
+            match event {
+                Event::Piece(piece) => {
+                    text.push_str(&piece.text);
+                    tokens.extend(piece.tokens);
+                }
+                Event::End(finish_reason) => {
+                    let prompt_tokens = self.prompt_tokens;
+                    return Ok(Answer { prompt_tokens, text, tokens, finish_reason });
+                }
+            }
+        }
+        Err(EngineError::Failed("the answer has no end".to_owned()))
+    }
 }
 
 impl fmt::Debug for Generating {
@@ -109,12 +149,14 @@ pub struct ReferencePass {
     pub tokens: Vec<u32>,
     /// How many of the most likely tokens to list at each position.
     pub top: usize,
+    /// Whether to say how likely the tokens are at [`OTHER_TEMPERATURES`].
+    pub likelihoods: bool,
 }
 
 impl ReferencePass {
-    /// Without lists of the most likely tokens.
+    /// Without lists of the most likely tokens, and at the one temperature.
     pub fn new(generation: Generation, tokens: Vec<u32>) -> Self {
-        Self { generation, tokens, top: 0 }
+        Self { generation, tokens, top: 0, likelihoods: false }
     }
 }
 
@@ -164,6 +206,8 @@ pub struct TokenScore {
     pub elsewhere: [u32; OTHER_TEMPERATURES.len()],
     /// Tempered log-probability of the given token.
     pub tempered: f32,
+    /// The same at each of [`OTHER_TEMPERATURES`], if it was asked for; `-inf` where the token cannot come.
+    pub otherwise: Option<[f32; OTHER_TEMPERATURES.len()]>,
     pub tempered_entropy: f32,
     /// As `variance`, of the tempered distribution.
     pub tempered_variance: f32,

@@ -20,5 +20,5 @@ mod text;
 
 pub use api::*;
 pub use embedded::{Embedded, EmbeddedConfig, NumberFormat, Progress, Purpose, Quantisation};
-pub use native::{Answer, Native, NativeConfig};
+pub use native::{Native, NativeConfig};
 pub use remote::{ApiKey, Remote, RemoteConfig};

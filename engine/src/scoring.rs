@@ -3,7 +3,7 @@
 use common::generation::{Generation, Sampling};
 
 use crate::adjust::Adjuster;
-use crate::api::{OTHER_TEMPERATURES, RIVALS, Rival, TokenScore};
+use crate::api::{OTHER_TEMPERATURES, RIVALS, ReferencePass, Rival, TokenScore};
 use crate::grammar::Grammar;
 use crate::noise::Noise;
 use crate::sampler::{BadLogits, Distribution, Edge};
@@ -28,18 +28,15 @@ pub(crate) struct Rule {
     grammar: Option<Grammar>,
     pub(crate) outside: Option<u32>,
     top: usize,
+    likelihoods: bool,
 }
 
 impl Rule {
-    /// `top` of the most likely tokens are listed at each position.
-    pub(crate) fn new(
-        generation: Generation,
-        ends: Vec<u32>,
-        grammar: Option<Grammar>,
-        top: usize,
-    ) -> Self {
-        let adjuster = Adjuster::new(generation.adjustment);
-        Self { sampling: generation.sampling, adjuster, ends, grammar, outside: None, top }
+    pub(crate) fn new(pass: &ReferencePass, ends: Vec<u32>, grammar: Option<Grammar>) -> Self {
+        let Generation { sampling, adjustment, .. } = &pass.generation;
+        let adjuster = Adjuster::new(adjustment.clone());
+        let (top, likelihoods) = (pass.top, pass.likelihoods);
+        Self { sampling: *sampling, adjuster, ends, grammar, outside: None, top, likelihoods }
     }
 
     /// Scores the next token of the answer.
@@ -108,6 +105,9 @@ impl Rule {
             elsewhere: OTHER_TEMPERATURES
                 .map(|factor| drawn_at(drawn_from, &self.sampling, factor, position)),
             tempered: tempered_logprob(given) as f32,
+            otherwise: self.likelihoods.then(|| {
+                OTHER_TEMPERATURES.map(|factor| likelihood_at(drawn_from, scale * factor, given))
+            }),
             tempered_entropy: tempered.entropy as f32,
             tempered_variance: tempered.variance as f32,
             end: self.ends.iter().map(|&end| tempered_logprob(end).exp()).sum::<f64>() as f32,
@@ -118,6 +118,15 @@ impl Rule {
                 .collect(),
         }
     }
+}
+
+/// Log-probability of a token at a temperature.
+fn likelihood_at(from: &Distribution<'_>, temperature: f64, given: u32) -> f32 {
+    if temperature > 0.0 {
+        let moments = Moments::of(from, temperature);
+        return (from.relative(given) / temperature - moments.log_sum) as f32;
+    }
+    if given == from.mode() { 0.0 } else { f32::NEG_INFINITY }
 }
 
 /// What would be drawn at another temperature with the same noise.
@@ -228,7 +237,9 @@ mod tests {
     fn score(logits: &[f32], given: u32, sampling: &Sampling, position: u32) -> TokenScore {
         let prompt = Prompt::Text(String::new());
         let generation = Generation::plain(prompt, *sampling, 1);
-        let mut rule = Rule::new(generation, vec![0], None, 3);
+        let pass =
+            ReferencePass { top: 3, likelihoods: true, ..ReferencePass::new(generation, vec![]) };
+        let mut rule = Rule::new(&pass, vec![0], None);
         rule.score(logits, given, position).unwrap()
     }
 
@@ -291,6 +302,8 @@ mod tests {
         assert!((two.variance - 2.0 / 9.0 * 2.0_f32.ln().powi(2)).abs() < 1e-6);
         // At temperature 0.5 they are 1/5 and 4/5.
         assert!((two.tempered - 0.8_f32.ln()).abs() < 1e-6 && (two.end - 0.2).abs() < 1e-6);
+        let [greedy, cooler, _, warmer] = two.otherwise.unwrap();
+        assert!(greedy == 0.0 && cooler > two.tempered && warmer < two.tempered);
         assert_eq!(two.top, [(1, two.logprob), (0, two.logprob - 2.0_f32.ln())]);
     }
 }

@@ -156,6 +156,8 @@ pub struct Checking {
     pub share: f64,
     /// The formats in which miners may compute the model, ascending, at least one.
     pub formats: Vec<NumericFormat>,
+    /// Whether miners draw with the requests' seeds.
+    pub seeded: bool,
 }
 
 /// What synthetic requests look like: the ranges that the task's organic requests have.
@@ -351,6 +353,7 @@ mod tests {
         assert_eq!(task.display_name, "a");
         let formats = [NumericFormat::F32, NumericFormat::F16, NumericFormat::Bf16];
         assert_eq!(task.checking.formats, formats);
+        assert!(task.checking.seeded);
         assert_eq!(task.prompts.max_tokens, Span { min: 16, max: 64 });
         let features = Features { tools: false, ..Features::ALL };
         assert_eq!(task.limits(), Limits { features, ..Limits::new(64, 4096) });

@@ -13,9 +13,8 @@ use common::generation::Generation;
 use common::openai::model_of;
 use common::receipt::{Generated, Timings, request_digest};
 use engine::{
-    Embedded, EmbeddedConfig, Engine, Event, NumberFormat, Purpose, Quantisation, ReferencePass,
+    Embedded, EmbeddedConfig, Engine, NumberFormat, Purpose, Quantisation, ReferencePass,
 };
-use futures::TryStreamExt;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tasks::Catalogue;
@@ -38,29 +37,15 @@ async fn load(model: &str, set: impl FnOnce(&mut EmbeddedConfig)) -> Embedded {
 
 /// What the miner `Alice` answers to a request, if she runs this engine with these settings.
 async fn answer(engine: &Embedded, request: &Synthetic, ran: Generation) -> Check {
-    let generating = engine.generate(ran).await.unwrap();
-    let prompt_tokens = generating.prompt_tokens;
-    let events: Vec<Event> = generating.events.try_collect().await.unwrap();
-    let (mut text, mut tokens, mut logprobs, mut end) =
-        (String::new(), Vec::new(), Vec::new(), None);
-    for event in events {
-        match event {
-            Event::Piece(piece) => {
-                text.push_str(&piece.text);
-                tokens.extend(piece.tokens.iter().map(|token| token.id));
-                logprobs.extend(piece.tokens.iter().map(|token| token.logprob));
-            }
-            Event::End(reason) => end = Some(reason),
-        }
-    }
+    let answer = engine.generate(ran).await.unwrap().answer().await.unwrap();
     let task = model_of(request.body.as_bytes()).unwrap();
     let generated = Generated {
         task: task.clone(),
         request_digest: request_digest(request.body.as_bytes()),
-        prompt_tokens,
-        tokens,
-        logprobs,
-        finish_reason: end.unwrap(),
+        prompt_tokens: answer.prompt_tokens,
+        tokens: answer.ids(),
+        logprobs: answer.tokens.iter().map(|token| token.logprob).collect(),
+        finish_reason: answer.finish_reason,
         timings: Timings::default(),
     };
     let alice = Keypair::development("Alice");
@@ -69,7 +54,7 @@ async fn answer(engine: &Embedded, request: &Synthetic, ran: Generation) -> Chec
         task,
         miner: alice.hotkey(),
         request: request.body.clone(),
-        text,
+        text: answer.text,
         receipt: generated.sign(&alice),
     }
 }

@@ -35,8 +35,16 @@ pub(super) struct Coarse {
 /// An attack, and the requests and answers that it was tried on.
 pub(super) struct Tried {
     pub(super) name: &'static str,
+    /// Whether the answers were given before as a whole.
+    pub(super) is_copied: bool,
     pub(super) requests: Vec<Request>,
     pub(super) given: Vec<Given>,
+}
+
+impl Tried {
+    fn of(name: &'static str, requests: Vec<Request>, given: Vec<Given>) -> Self {
+        Self { name, is_copied: false, requests, given }
+    }
 }
 
 impl Workshop<'_> {
@@ -56,8 +64,7 @@ impl Workshop<'_> {
                 Generation { sampling: Sampling { temperature, ..sampling }, ..asked }
             }
         };
-        let mut run =
-            |name, given: Vec<Given>| done(Tried { name, requests: requests.to_vec(), given });
+        let mut run = |name, given: Vec<Given>| done(Tried::of(name, requests.to_vec(), given));
 
         for Coarse { name, forged, mixed, given } in coarse {
             run(forged, self.forge(requests, &given)?)?;
@@ -90,12 +97,14 @@ impl Workshop<'_> {
         };
         let reseeded = answers(self.claimed, requests, other_seed)?;
         run("wrong seed, or a copy of another miner's answer", reseeded.clone())?;
-        run("cached replay: the answer to another request", rotated(honest))?;
         run("best of 4 by likelihood", self.best(requests)?)?;
         run("constant log-probabilities", honest.iter().map(constant).collect())?;
         let cheap = self.by(self.sibling, requests, honest)?;
         run("log-probabilities of the sibling", cheap)?;
 
+        let name = "cached replay: the answer to another request";
+        let replayed = Tried::of(name, requests.to_vec(), rotated(honest));
+        done(Tried { is_copied: true, ..replayed })?;
         self.changed(requests, honest, &mut done)
     }
 
@@ -114,19 +123,12 @@ impl Workshop<'_> {
         let stripped = |asked: Generation| without_system(&asked).unwrap_or(asked);
         let given = answers(self.claimed, &with_system, stripped)?;
         let forged = self.forge(&with_system, &given)?;
-        done(Tried {
-            name: "system prompt stripped; forged log-probabilities",
-            requests: with_system.clone(),
-            given: forged,
-        })?;
-        done(Tried { name: "system prompt stripped", requests: with_system, given })?;
+        let name = "system prompt stripped; forged log-probabilities";
+        done(Tried::of(name, with_system.clone(), forged))?;
+        done(Tried::of("system prompt stripped", with_system, given))?;
         let truncated = |asked: Generation| shortened(&asked);
         let given = answers(self.claimed, requests, truncated)?;
-        done(Tried {
-            name: "context truncated to its second half",
-            requests: requests.to_vec(),
-            given,
-        })?;
+        done(Tried::of("context truncated to its second half", requests.to_vec(), given))?;
 
         type Change<'a> =
             (&'static str, &'a dyn Fn(&mut Workshop<'_>, &Request, &Given) -> Option<Given>);
@@ -145,7 +147,7 @@ impl Workshop<'_> {
                     Some((request.clone(), change(self, request, given)?))
                 })
                 .unzip();
-            done(Tried { name, requests, given })?;
+            done(Tried::of(name, requests, given))?;
         }
         Ok(())
     }

@@ -8,23 +8,28 @@ mod page;
 mod report;
 
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+use common::checks::Verdict;
 use common::format::NumericFormat;
 use engine::{
-    Embedded, EmbeddedConfig, Engine, Event, Native, NumberFormat, Purpose, Quantisation,
-    ReferencePass,
+    Embedded, EmbeddedConfig, Engine, Native, NumberFormat, Purpose, Quantisation, ReferencePass,
+    Remote, RemoteConfig,
 };
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt, stream};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use url::Url;
 
 use crate::calibration::Calibration;
+use crate::duplicates::{Index, Repeated};
 use crate::judge::{Standard, examine, judge, refuse};
-use crate::traffic::{Given, Request, Subject, answers, each, load};
-use attacks::{Coarse, Workshop};
+use crate::traffic::{CONTEXT, Given, Request, Subject, answers, each, load};
+use attacks::{Coarse, Tried, Workshop};
 use baselines::Baselines;
 use measured::{Case, Weighed};
+use report::Cases;
 
 pub use report::Report;
 
@@ -34,6 +39,9 @@ const HONEST: u64 = 2;
 const ATTACKED: u64 = 3;
 const HELD_OUT: u64 = 4;
 const SPEED: u64 = 5;
+
+/// Requests that a remote server gets at once.
+const AT_ONCE: usize = 8;
 
 /// Tokens from which an answer is a long one.
 const LONG: usize = 64;
@@ -54,18 +62,33 @@ pub struct Plan {
     pub held_out: usize,
     /// Answers per attack.
     pub attacked: usize,
+    /// Servers of the claimed model whose engines draw in their own way.
+    pub remotes: Vec<RemoteStack>,
+}
+
+/// An OpenAI-compatible server that reports token ids.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RemoteStack {
+    /// The claimed model's name there.
+    pub name: String,
+    /// Up to and including the version.
+    pub base_url: Url,
 }
 
 impl Plan {
     /// What measures the same again.
     pub(crate) fn command(&self) -> String {
         format!(
-            "checking-server benchmark --model {} --sibling {} --answers {} --honest {} --held-out {}",
+            "checking-server benchmark --model {} --sibling {} --answers {} --honest {} --held-out {}{}",
             self.model.display(),
             self.sibling.display(),
             self.attacked,
             self.honest,
-            self.held_out
+            self.held_out,
+            self.remotes
+                .iter()
+                .map(|remote| format!(" --remote {}=URL", remote.name))
+                .collect::<String>()
         )
     }
 }
@@ -83,7 +106,7 @@ pub(crate) fn policies() -> Vec<Vec<NumericFormat>> {
 pub async fn run(plan: &Plan, made_at: String, progress: impl Fn(&str)) -> anyhow::Result<Report> {
     let subject = Subject::new(&plan.model)?;
     let policies = policies();
-    let requests = subject.requests(plan.calibration, plan.temperature, CALIBRATION);
+    let requests = subject.requests(plan.calibration, plan.temperature, CALIBRATION)?;
     let calibration =
         Calibration::measure(&subject, &plan.model, &policies, &requests, made_at, &progress)?;
     let standards: Vec<Standard> =
@@ -94,10 +117,11 @@ pub async fn run(plan: &Plan, made_at: String, progress: impl Fn(&str)) -> anyho
         reference: &reference,
         standards: &standards,
         temperature: plan.temperature,
+        index: Mutex::default(),
     };
 
     let mut honest = Vec::new();
-    let asked = subject.requests(plan.honest, plan.temperature, HONEST);
+    let asked = subject.requests(plan.honest, plan.temperature, HONEST)?;
     for format in [NumericFormat::F32, NumericFormat::F16, NumericFormat::Bf16, NumericFormat::Q8_0]
     {
         progress(&format!("honest answers: {format}"));
@@ -111,7 +135,7 @@ pub async fn run(plan: &Plan, made_at: String, progress: impl Fn(&str)) -> anyho
             &given,
         )?);
     }
-    let asked = subject.requests(plan.held_out, plan.temperature, HELD_OUT);
+    let asked = subject.requests(plan.held_out, plan.temperature, HELD_OUT)?;
     for (name, format, number_format) in [
         ("f32, mistral.rs", NumericFormat::F32, NumberFormat::F32),
         ("f16, mistral.rs", NumericFormat::F16, NumberFormat::F16),
@@ -120,9 +144,22 @@ pub async fn run(plan: &Plan, made_at: String, progress: impl Fn(&str)) -> anyho
         let given = by_mistral(plan, number_format, None, &asked).await?;
         honest.push(bench.case(name, Some(format), true, &asked, &given)?);
     }
+    let mut remotes = Vec::new();
+    for RemoteStack { name, base_url } in &plan.remotes {
+        progress(&format!("honest answers: {name} at {base_url}"));
+        let config = RemoteConfig {
+            parallel: AT_ONCE,
+            ..RemoteConfig::new(base_url.clone(), name, CONTEXT)
+        };
+        let given = answers_of(&Remote::connect(config).await?, &asked).await?;
+        let name = format!("{name}, a remote server");
+        remotes.push(bench.case(&name, Some(NumericFormat::F32), true, &asked, &given)?);
+    }
 
     progress("attacks");
     let (asked, good) = attacked(&subject, &reference, plan)?;
+    // What a replay repeats was given and checked.
+    bench.weigh_all(&asked, &good, true)?;
     let mut coarse = Vec::new();
     for (name, forged, mixed, quantisation) in [
         ("int8 (q8_0)", "int8 (q8_0), forged log-probabilities", None, Quantisation::Q8_0),
@@ -146,13 +183,16 @@ pub async fn run(plan: &Plan, made_at: String, progress: impl Fn(&str)) -> anyho
     let mut attacks = Vec::new();
     workshop.all(&asked, &good, coarse, |tried| {
         progress(&format!("attack: {}", tried.name));
-        attacks.push(bench.case(tried.name, None, false, &tried.requests, &tried.given)?);
+        let Tried { name, is_copied, requests, given } = tried;
+        let answers = bench.weigh_all(&requests, &given, is_copied)?;
+        attacks.push(Case { name: name.to_owned(), format: None, held_out: false, answers });
         Ok(())
     })?;
 
     progress("speed");
     let checks_per_second = bench.speed()?;
-    Ok(Report::new(plan, &calibration, honest, attacks, checks_per_second))
+    let cases = Cases { honest, remotes, attacks };
+    Ok(Report::new(plan, &calibration, cases, checks_per_second))
 }
 
 /// The requests that attacks are tried on, and what an honest miner answers. Short answers say little, so up to half are
@@ -163,7 +203,7 @@ fn attacked(
     plan: &Plan,
 ) -> anyhow::Result<(Vec<Request>, Vec<Given>)> {
     const CHOICE: usize = 5;
-    let pool = subject.requests(CHOICE * plan.attacked, plan.temperature, ATTACKED);
+    let pool = subject.requests(CHOICE * plan.attacked, plan.temperature, ATTACKED)?;
     let given = answers(reference, &pool, |asked| asked)?;
     let (mut long, mut short) = (Vec::new(), Vec::new());
     for pair in pool.into_iter().zip(given) {
@@ -182,6 +222,8 @@ struct Bench<'a> {
     reference: &'a Native,
     standards: &'a [Standard],
     temperature: f64,
+    /// Every honest answer.
+    index: Mutex<Index>,
 }
 
 impl Bench<'_> {
@@ -193,22 +235,38 @@ impl Bench<'_> {
         requests: &[Request],
         given: &[Given],
     ) -> anyhow::Result<Case> {
-        let pairs: Vec<_> = (0..).zip(requests.iter().zip(given)).collect();
-        let answers = each(&pairs, self.reference.parallel(), |(index, (request, given))| {
-            self.weigh(request, given, *index)
-        })?;
+        let answers = self.weigh_all(requests, given, true)?;
         Ok(Case { name: name.to_owned(), format, held_out, answers })
     }
 
+    /// Attacks that change honest answers are not copies of them, so they are only compared with earlier ones on request.
+    fn weigh_all(
+        &self,
+        requests: &[Request],
+        given: &[Given],
+        compared: bool,
+    ) -> anyhow::Result<Vec<Weighed>> {
+        let pairs: Vec<_> = (0..).zip(requests.iter().zip(given)).collect();
+        each(&pairs, self.reference.parallel(), |(seed, (request, given))| {
+            self.weigh(request, given, *seed, compared)
+        })
+    }
+
     /// One answer under every policy, and by the other systems.
-    fn weigh(&self, request: &Request, given: &Given, seed: u64) -> anyhow::Result<Weighed> {
+    fn weigh(
+        &self,
+        request: &Request,
+        given: &Given,
+        seed: u64,
+        compared: bool,
+    ) -> anyhow::Result<Weighed> {
         let check = self.subject.check(request, given);
         let model = self.reference.model();
         let findings = examine(&check, &request.asked, model);
         if !findings.is_empty() {
             let verdict = refuse(findings);
             return Ok(Weighed {
-                verdicts: vec![verdict; self.standards.len()],
+                verdicts: vec![verdict; self.standards.len() + 1],
                 tokens: given.tokens.len(),
                 baselines: None,
             });
@@ -217,11 +275,14 @@ impl Bench<'_> {
         let pass =
             ReferencePass { top: 20, ..ReferencePass::new(generation, given.tokens.clone()) };
         let reference = self.reference.score(pass)?;
-        let verdicts = self
+        let mut verdicts = self
             .standards
             .iter()
-            .map(|standard| judge(&check, &request.asked, model, &reference, standard))
-            .collect::<Result<_, _>>()?;
+            .map(|standard| {
+                judge(&check, &request.asked, model, &reference, &Repeated::default(), standard)
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        verdicts.push(self.weigh_without_seeds(request, given, compared)?);
         let baselines = Baselines::of(
             given,
             &reference.tokens,
@@ -231,10 +292,37 @@ impl Bench<'_> {
         Ok(Weighed { verdicts, tokens: given.tokens.len(), baselines: Some(baselines) })
     }
 
+    /// The same answer to a request with another seed, by the first policy.
+    fn weigh_without_seeds(
+        &self,
+        request: &Request,
+        given: &Given,
+        compared: bool,
+    ) -> anyhow::Result<Verdict> {
+        let request = self.subject.reseeded(request)?;
+        let check = self.subject.check(&request, given);
+        let generation = request.asked.generation.clone();
+        let pass = ReferencePass {
+            likelihoods: true,
+            ..ReferencePass::new(generation, given.tokens.clone())
+        };
+        let reference = self.reference.score(pass)?;
+        let standard = self.standards[0].clone().without_seeds();
+        let repeated = match compared {
+            true => {
+                let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
+                index.look(&request.asked, &check.receipt.generated)
+            }
+            false => Repeated::default(),
+        };
+        let model = self.reference.model();
+        Ok(judge(&check, &request.asked, model, &reference, &repeated, &standard)?)
+    }
+
     /// Checks of answers of about 100 tokens per second, on everything this machine has.
     fn speed(&self) -> anyhow::Result<f64> {
         const TOKENS: usize = 100;
-        let requests = self.subject.requests(40, self.temperature, SPEED);
+        let requests = self.subject.requests(40, self.temperature, SPEED)?;
         let given = answers(self.reference, &requests, |mut asked| {
             let ends = &self.reference.model().end_tokens;
             asked.adjustment.bias = ends.iter().map(|end| (*end, -100.0)).collect();
@@ -251,13 +339,13 @@ impl Bench<'_> {
             anyhow::ensure!(findings.is_empty(), "an honest answer is found to be wrong");
             let pass = ReferencePass::new(request.asked.generation.clone(), given.tokens.clone());
             let reference = self.reference.score(pass)?;
-            Ok(judge(&check, &request.asked, model, &reference, standard)?)
+            Ok(judge(&check, &request.asked, model, &reference, &Repeated::default(), standard)?)
         })?;
         Ok(requests.len() as f64 / started.elapsed().as_secs_f64())
     }
 }
 
-/// What mistral.rs answers, one request after the other.
+/// What mistral.rs answers.
 async fn by_mistral(
     plan: &Plan,
     number_format: NumberFormat,
@@ -269,24 +357,13 @@ async fn by_mistral(
         quantisation,
         ..EmbeddedConfig::new(&plan.model, "held out", Purpose::Generation)
     };
-    let engine = Embedded::load(config, |_| {}).await?;
-    let mut all = Vec::with_capacity(requests.len());
-    for request in requests {
-        let generating = engine.generate(request.asked.generation.clone()).await?;
-        let prompt_tokens = generating.prompt_tokens;
-        let events: Vec<Event> = generating.events.try_collect().await?;
-        let (mut text, mut tokens, mut finish_reason) = (String::new(), Vec::new(), None);
-        for event in events {
-            match event {
-                Event::Piece(piece) => {
-                    text.push_str(&piece.text);
-                    tokens.extend(piece.tokens);
-                }
-                Event::End(reason) => finish_reason = Some(reason),
-            }
-        }
-        let finish_reason = finish_reason.ok_or_else(|| anyhow::anyhow!("an answer has no end"))?;
-        all.push(Given::from(engine::Answer { prompt_tokens, text, tokens, finish_reason }));
-    }
-    Ok(all)
+    answers_of(&Embedded::load(config, |_| {}).await?, requests).await
+}
+
+/// What an engine answers, to as many requests at once as it takes.
+async fn answers_of(engine: &dyn Engine, requests: &[Request]) -> anyhow::Result<Vec<Given>> {
+    let answers = requests.iter().map(|request| async {
+        Ok(Given::from(engine.generate(request.asked.generation.clone()).await?.answer().await?))
+    });
+    stream::iter(answers).buffered(engine.parallel()).try_collect().await
 }

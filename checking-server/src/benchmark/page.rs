@@ -71,6 +71,15 @@ impl Report {
              permitted cannot be told from what is as coarse.\n\n",
         );
         policies(&mut page, &self.policies);
+        let _ = writeln!(
+            page,
+            "\n## Without seeds, permitted {first}\n\nThe same answers, judged as if they had been asked for with another seed: all \
+             that is known of a token is how likely it was, as of miners whose engines cannot draw with the requests' seeds \
+             (`checking.seeded = false`). A wrong seed is no cheat then.\n"
+        );
+        honest(&mut page, &self.without_seeds.honest);
+        page.push('\n');
+        attacks(&mut page, &self.without_seeds.attacks);
         page.push_str(
             "\n## Other systems on the same answers\n\nRe-implemented from their descriptions, with thresholds set on the same \
              honest answers as above: found after 1 and after 16 answers. Subnet 19's text checker compares probabilities at five \

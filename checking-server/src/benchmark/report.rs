@@ -26,6 +26,8 @@ pub struct Report {
     pub(super) attacks_by_tokens: Vec<AttackRow>,
     honest: Vec<HonestRow>,
     pub(super) policies: Vec<Policy>,
+    /// Where miners draw with seeds of their own, under the first policy.
+    pub(super) without_seeds: Policy,
     pub(super) baselines: BTreeMap<&'static str, Vec<AttackRow>>,
     pub(super) stacks: Vec<Stack>,
     pub(super) checks_per_second: f64,
@@ -48,14 +50,23 @@ pub(super) struct Policy {
     pub(super) attacks: Vec<AttackRow>,
 }
 
+/// What was weighed.
+#[derive(Debug)]
+pub(super) struct Cases {
+    pub(super) honest: Vec<Case>,
+    /// Honest as well, but drawn with other seeds than asked for.
+    pub(super) remotes: Vec<Case>,
+    pub(super) attacks: Vec<Case>,
+}
+
 impl Report {
     pub(super) fn new(
         plan: &Plan,
         calibration: &Calibration,
-        honest: Vec<Case>,
-        attacks: Vec<Case>,
+        cases: Cases,
         checks_per_second: f64,
     ) -> Self {
+        let Cases { honest, remotes, attacks } = cases;
         let permitted = |policy: usize| {
             let formats = &calibration.nulls[policy].formats;
             honest
@@ -65,16 +76,25 @@ impl Report {
         let answers = |policy: usize| -> Vec<&Weighed> {
             permitted(policy).flat_map(|case| &case.answers).collect()
         };
-        let quality = |policy: usize| move |answer: &Weighed| Some(answer.verdicts[policy].quality);
-        let ours = |policy: usize, logprobs: bool| {
-            let statistic = evidence(policy, logprobs);
-            attack_rows(
-                &answers(policy),
-                &attacks,
-                &statistic,
-                quality(policy),
-                Some((policy, logprobs)),
-            )
+        // The verdicts without seeds come after those of the policies, and follow the first of these.
+        let unseeded = calibration.nulls.len();
+        let quality = |at: usize| move |answer: &Weighed| Some(answer.verdicts[at].quality);
+        let ours = |policy: usize, at: usize, logprobs: bool| {
+            let statistic = evidence(at, logprobs);
+            let flags = Some((at, logprobs));
+            attack_rows(&answers(policy), &attacks, &statistic, quality(at), flags)
+        };
+        let policy = |policy: usize, at: usize, others: &[Case]| {
+            let formats = &calibration.nulls[policy].formats;
+            let row = |case: &Case| {
+                let permitted = case.format.is_some_and(|format| formats.contains(&format));
+                honest_row(case, at, permitted)
+            };
+            Policy {
+                formats: formats.iter().map(ToString::to_string).collect(),
+                honest: honest.iter().chain(others).map(row).collect(),
+                attacks: ours(policy, at, true),
+            }
         };
         let baseline = |sum: fn(&Baselines) -> (f64, f64),
                         quality: fn(&Baselines) -> Option<f64>| {
@@ -93,28 +113,11 @@ impl Report {
             model: calibration.model.clone(),
             made_at: calibration.made_at.clone(),
             temperature: plan.temperature,
-            attacks: ours(0, true),
-            attacks_by_tokens: ours(0, false),
+            attacks: ours(0, 0, true),
+            attacks_by_tokens: ours(0, 0, false),
             honest: permitted(0).map(|case| honest_row(case, 0, true)).collect(),
-            policies: (0..calibration.nulls.len())
-                .map(|policy| Policy {
-                    formats: calibration.nulls[policy]
-                        .formats
-                        .iter()
-                        .map(ToString::to_string)
-                        .collect(),
-                    honest: honest
-                        .iter()
-                        .map(|case| {
-                            let formats = &calibration.nulls[policy].formats;
-                            let permitted =
-                                case.format.is_some_and(|format| formats.contains(&format));
-                            honest_row(case, policy, permitted)
-                        })
-                        .collect(),
-                    attacks: ours(policy, true),
-                })
-                .collect(),
+            policies: (0..unseeded).map(|at| policy(at, at, &[])).collect(),
+            without_seeds: policy(0, unseeded, &remotes),
             baselines: BTreeMap::from([
                 ("subnet 19", baseline(|b| (b.probabilities, 1.0), |b| Some(b.subnet19_score()))),
                 ("Token-DiFR", baseline(|b| (b.margins, b.tokens), none)),

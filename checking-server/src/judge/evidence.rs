@@ -13,6 +13,7 @@ use engine::{ModelInfo, Reference, TokenScore};
 use super::hypotheses::{Hypothesis, SUSPECTS, Seen, Suspect};
 use super::logprobs::log_stray;
 use super::{BadReference, Standard};
+use crate::duplicates::Repeated;
 
 /// Logarithms of the e-values at which an answer's quality begins to fall, and is gone: ln 1e3 and ln 1e5.
 const SOFT: f64 = 6.907_755_278_982_137;
@@ -21,6 +22,9 @@ pub(super) const HARD: f64 = 11.512_925_464_970_229;
 /// Deficits and log-probability differences beyond these count as these: infinities have no mean.
 const LARGEST_DEFICIT: f64 = 20.0;
 const LARGEST_DIFFERENCE: f64 = 10.0;
+/// What an answer without a copied part leaves of the evidence of copying.
+const LEFT: f64 = 0.5;
+const LARGEST_COPIED: f64 = 500.0;
 /// Logarithms of e-values are kept within this: JSON has no infinities.
 const LARGEST_LOG_E: f64 = 1e4;
 
@@ -28,6 +32,8 @@ const LARGEST_LOG_E: f64 = 1e4;
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Measured {
     pub(super) evidence: Evidence,
+    /// Whether the draw could be seen: with the request's seed, or without chance.
+    pub(super) is_seeded: bool,
     pub(super) mismatches: u32,
     /// Median deficit of the mismatches, in nats of logits; 0 if there are none.
     pub(super) median_deficit: f64,
@@ -45,6 +51,7 @@ pub(super) fn measure(
     sampling: Sampling,
     model: &ModelInfo,
     reference: &Reference,
+    repeated: &Repeated,
     standard: &Standard,
 ) -> Result<Measured, BadReference> {
     let scores = &reference.tokens;
@@ -68,6 +75,8 @@ pub(super) fn measure(
             given,
             scale: if random { sampling.temperature } else { 1.0 },
             random,
+            seeded: standard.seeded,
+            top_p: sampling.top_p,
             vocabulary: f64::from(model.vocabulary.max(1)),
             ends: &model.end_tokens,
             is_ending: position >= first_of_ending,
@@ -83,20 +92,21 @@ pub(super) fn measure(
     let log_e = |suspect: &Suspect| {
         let log_e: f64 = match suspect.hypothesis {
             Hypothesis::Logprobs => null.strays.log_e(log_stray, scores.len()),
+            // With seeds, whoever repeats what the seed draws is honest.
+            Hypothesis::Copied if random && !standard.seeded => copied(scores, repeated),
+            Hypothesis::Copied => 0.0,
             hypothesis => seen().map(|seen| seen.log_ratio(hypothesis, &null.survival)).sum(),
         };
-        (log_e - null.log_drift(suspect.name)).clamp(-LARGEST_LOG_E, LARGEST_LOG_E)
+        (log_e - null.log_drift(suspect.name, standard.seeded)).clamp(-LARGEST_LOG_E, LARGEST_LOG_E)
     };
     let e_values = SUSPECTS.map(|suspect| (suspect, log_e(&suspect)));
     let average = average(&e_values);
-    let by_logprobs =
-        e_values.iter().filter(|(suspect, _)| suspect.hypothesis == Hypothesis::Logprobs);
-    let by_logprobs = by_logprobs.map(|(suspect, log_e)| suspect.share.ln() + log_e).sum::<f64>();
     // More than half of all evidence.
-    let first = match by_logprobs > average - std::f64::consts::LN_2 {
-        true => Hypothesis::Logprobs,
-        false => explanation(seen),
-    };
+    let most = e_values.iter().find(|(suspect, log_e)| {
+        matches!(suspect.hypothesis, Hypothesis::Logprobs | Hypothesis::Copied)
+            && suspect.share.ln() + log_e > average - std::f64::consts::LN_2
+    });
+    let first = most.map_or_else(|| explanation(seen), |(suspect, _)| suspect.hypothesis);
 
     let count = scores.len() as f64;
     let distance = reported()
@@ -125,6 +135,7 @@ pub(super) fn measure(
             calibrated: standard.calibrated,
             findings: Vec::new(),
         },
+        is_seeded: standard.seeded || !random,
         mismatches: deficits.len() as u32,
         median_deficit: median(&mut deficits),
         first,
@@ -133,14 +144,39 @@ pub(super) fn measure(
     })
 }
 
+/// Logarithm of the e-value of what was given before: each run that is found again counts by how unlikely it was, less the
+/// number of runs that it might have been, at as many positions.
+fn copied(scores: &[TokenScore], repeated: &Repeated) -> f64 {
+    let chances = ((repeated.kept.max(1) * scores.len().max(1)) as f64).ln();
+    let mut log_e = 0.0;
+    let mut was = false;
+    for (score, &is) in scores.iter().zip(&repeated.tokens) {
+        if is {
+            log_e -= f64::from(score.tempered).min(0.0);
+            if !was {
+                log_e -= chances;
+            }
+        }
+        was = is;
+    }
+    // Most answers have nothing in common with others, which says little for them.
+    let found = match repeated.tokens.is_empty() {
+        true => 0.0,
+        false => log_e.min(LARGEST_COPIED).exp(),
+    };
+    ((1.0 - LEFT) * found + LEFT).ln()
+}
+
 /// What explains the tokens best.
 fn explanation<'a, I: Iterator<Item = Seen<'a>>>(seen: impl Fn() -> I) -> Hypothesis {
     let mut misses = seen().filter(|seen| !seen.is_drawn());
     let only = misses.next().filter(|_| misses.next().is_none());
     match only {
         // One token and no other: what it does to the end says more than what may have drawn it.
-        Some(only) if only.is_ending => return Hypothesis::EarlyEnd,
-        Some(only) if only.ends.contains(&only.score.drawn) => return Hypothesis::LateEnd,
+        Some(only) if only.seeded && only.is_ending => return Hypothesis::EarlyEnd,
+        Some(only) if only.seeded && only.ends.contains(&only.score.drawn) => {
+            return Hypothesis::LateEnd;
+        }
         _ => {}
     }
     let likelihood = |suspect: &Suspect| -> Option<f64> {

@@ -133,10 +133,13 @@ fn is_answer(answer: &str, text: &str, stops: &[String]) -> bool {
     }
 }
 
-/// A character cut in half by the token limit is shown as a replacement character by some engines, left out by others.
+/// A character cut in half by the token limit is shown as a replacement character by some engines, left out by others, and
+/// so is white space before a chat's answer.
 fn same_text(ours: &str, theirs: &str) -> bool {
-    let uncut = |text: &str| text.trim_end_matches('\u{fffd}').len();
-    ours[..uncut(ours)] == theirs[..uncut(theirs)]
+    fn shown(text: &str) -> &str {
+        text.trim_end_matches('\u{fffd}').trim_start()
+    }
+    shown(ours) == shown(theirs)
 }
 
 fn ends(last: Option<&u32>, model: &ModelInfo) -> bool {
@@ -162,5 +165,11 @@ mod tests {
         }
         assert!(is_answer(text, text, &[]) && is_answer(text, text, &stops[2..]));
         assert!(!is_answer("over ", text, &stops[2..]));
+    }
+
+    #[test]
+    fn white_space_before_an_answer_may_be_left_out_and_nowhere_else() {
+        assert!(same_text(" 612 cats", "612 cats") && same_text("cats\u{fffd}", "cats"));
+        assert!(!same_text("612 cats", "612cats") && !same_text("cats", "cats "));
     }
 }

@@ -26,6 +26,8 @@ pub enum Hypothesis {
     EarlyEnd,
     /// The answer goes on where the model ends it.
     LateEnd,
+    /// The answer, or a part of it, was given before.
+    Copied,
     /// The reported log-probabilities are not those of a permitted stack.
     Logprobs,
 }
@@ -43,7 +45,7 @@ const fn suspect(name: &'static str, hypothesis: Hypothesis, share: f64) -> Susp
 }
 
 /// Everything that is tested for. The shares add up to 1.
-pub const SUSPECTS: [Suspect; 15] = [
+pub const SUSPECTS: [Suspect; 16] = [
     suspect("coarser-0.004", Hypothesis::Coarser(0.004), 0.05),
     suspect("coarser-0.015", Hypothesis::Coarser(0.015), 0.08),
     suspect("coarser-0.06", Hypothesis::Coarser(0.06), 0.10),
@@ -52,7 +54,8 @@ pub const SUSPECTS: [Suspect; 15] = [
     suspect("temperature-0.8", Hypothesis::Temperature(1), 0.04),
     suspect("temperature-0.9", Hypothesis::Temperature(2), 0.06),
     suspect("temperature-1.1", Hypothesis::Temperature(3), 0.06),
-    suspect("seed", Hypothesis::Seed, 0.10),
+    suspect("seed", Hypothesis::Seed, 0.07),
+    suspect("copied", Hypothesis::Copied, 0.03),
     suspect("other-0.6", Hypothesis::Other(0.6), 0.05),
     suspect("other-0.9", Hypothesis::Other(0.9), 0.05),
     suspect("other-0.98", Hypothesis::Other(0.98), 0.05),
@@ -82,6 +85,10 @@ pub struct Seen<'a> {
     pub scale: f64,
     /// Whether the draw depends on the seed: not at temperature 0.
     pub random: bool,
+    /// Whether tokens are drawn with the request's seed. Otherwise only their distribution is known.
+    pub seeded: bool,
+    /// The part of the distribution that is drawn from, `0.0..=1.0`.
+    pub top_p: f64,
     /// Number of token ids.
     pub vocabulary: f64,
     /// Tokens that end an answer.
@@ -109,22 +116,38 @@ impl Seen<'_> {
     /// Logarithm of the ratio of a hypothesis to every permitted stack, in nats.
     pub fn log_ratio(&self, hypothesis: Hypothesis, honest: &Survival) -> f64 {
         let Some(likelihood) = self.likelihood(hypothesis) else { return 0.0 };
-        let ends = self.is_ending || self.ends.contains(&self.given);
-        let bound = match (self.is_drawn(), ends) {
-            (true, _) => 1.0,
-            (false, false) => honest.bound(self.deficit()),
-            (false, true) => honest.bound_of_end(self.deficit()),
-        };
-        let ratio = (likelihood / bound).ln();
+        let ratio = (likelihood / self.bound(honest)).ln();
         let decides = self.is_ending || self.ends.contains(&self.score.drawn);
         if decides { ratio } else { ratio.min(TOKEN_LIMIT) }
+    }
+
+    /// What no permitted stack exceeds in probability.
+    fn bound(&self, honest: &Survival) -> f64 {
+        let by_deficit = |deficit| match self.is_ending || self.ends.contains(&self.given) {
+            true => honest.bound_of_end(deficit),
+            false => honest.bound(deficit),
+        };
+        if self.is_drawn_unseen() {
+            // What `top_p` leaves is shared out among the others.
+            return match self.score.deficit.is_infinite() {
+                true => by_deficit(f64::INFINITY),
+                false => (self.plain() / self.top_p).clamp(f64::MIN_POSITIVE, 1.0),
+            };
+        }
+        if self.is_drawn() { 1.0 } else { by_deficit(self.deficit()) }
+    }
+
+    /// Whether the draw itself cannot be seen.
+    fn is_drawn_unseen(&self) -> bool {
+        self.random && !self.seeded
     }
 
     /// Probability of the token under a hypothesis; `None` if that says nothing of tokens here.
     pub fn likelihood(&self, hypothesis: Hypothesis) -> Option<f64> {
         Some(match hypothesis {
-            Hypothesis::Logprobs => return None,
+            Hypothesis::Logprobs | Hypothesis::Copied => return None,
             Hypothesis::Seed | Hypothesis::Temperature(_) if !self.random => return None,
+            _ if self.is_drawn_unseen() => return self.likelihood_unseen(hypothesis),
             Hypothesis::Coarser(noise) => self.mixed(self.coarser(noise), STRAY),
             Hypothesis::Temperature(index) => {
                 let drawn = self.score.elsewhere.get(index).copied();
@@ -137,6 +160,32 @@ impl Seen<'_> {
             }
             Hypothesis::EarlyEnd => self.mixed(self.early_end(), STRAY),
             Hypothesis::LateEnd => self.mixed(self.late_end(), STRAY),
+        })
+    }
+
+    /// The same where only the distribution of tokens is known.
+    fn likelihood_unseen(&self, hypothesis: Hypothesis) -> Option<f64> {
+        let plain = self.plain();
+        let end = f64::from(self.score.end).clamp(0.0, 1.0);
+        let is_end = self.ends.contains(&self.given);
+        Some(match hypothesis {
+            Hypothesis::Coarser(_)
+            | Hypothesis::Seed
+            | Hypothesis::Copied
+            | Hypothesis::Logprobs => return None,
+            Hypothesis::Temperature(index) => {
+                let otherwise = self.score.otherwise.as_ref()?.get(index)?;
+                self.mixed(f64::from(*otherwise).min(0.0).exp(), STRAY_TEMPERED)
+            }
+            Hypothesis::Other(same) => same * plain + (1.0 - same) / self.vocabulary,
+            Hypothesis::EarlyEnd if is_end => {
+                (1.0 - HAZARD) * plain + HAZARD / self.ends.len() as f64
+            }
+            Hypothesis::EarlyEnd => (1.0 - HAZARD) * plain,
+            Hypothesis::LateEnd if is_end => (1.0 - PUT_OFF) * plain,
+            // What the ends lose, the others get in proportion.
+            Hypothesis::LateEnd if end < 1.0 => plain * (1.0 + PUT_OFF * end / (1.0 - end)),
+            Hypothesis::LateEnd => plain,
         })
     }
 

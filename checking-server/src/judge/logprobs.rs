@@ -151,6 +151,7 @@ mod tests {
             rivals: Vec::new(),
             elsewhere: [0; 4],
             tempered: logprob,
+            otherwise: None,
             tempered_entropy: 1.0,
             tempered_variance: 1.0,
             end: 0.0,

@@ -27,6 +27,8 @@ use common::openai::Asked;
 use engine::{ModelInfo, Reference};
 
 pub use form::examine;
+
+use crate::duplicates::Repeated;
 pub use null::Null;
 
 /// What a task permits, and what is known of it.
@@ -35,12 +37,21 @@ pub struct Standard {
     pub null: Arc<Null>,
     /// Whether the null was measured on this model.
     pub calibrated: bool,
+    /// Whether miners draw with the request's seed.
+    pub seeded: bool,
 }
 
 impl Standard {
     /// Of a model without a calibration.
     pub fn assumed(formats: &[NumericFormat]) -> Self {
-        Self { null: Arc::new(Null::assumed(formats)), calibrated: false }
+        Self { null: Arc::new(Null::assumed(formats)), calibrated: false, seeded: true }
+    }
+}
+
+impl Standard {
+    /// For miners whose engines draw with a seed of their own.
+    pub fn without_seeds(self) -> Self {
+        Self { seeded: false, ..self }
     }
 }
 
@@ -74,12 +85,14 @@ pub fn judge(
     asked: &Asked,
     model: &ModelInfo,
     reference: &Reference,
+    repeated: &Repeated,
     standard: &Standard,
 ) -> Result<Verdict, BadReference> {
     let generated = &check.receipt.generated;
     let ending = form::ending(generated, asked, model, reference);
     let sampling = asked.generation.sampling;
-    let measured = evidence::measure(generated, ending, sampling, model, reference, standard)?;
+    let measured =
+        evidence::measure(generated, ending, sampling, model, reference, repeated, standard)?;
     let findings = form::compare(check, asked, model, reference);
 
     let mut reasons: Vec<_> = findings.iter().map(words::of_finding).collect();

@@ -18,6 +18,9 @@ pub struct Null {
     /// By hypothesis: by how much the mean e-value of honest answers may exceed 1, at 95 % confidence. Every e-value is
     /// divided by 1 plus this.
     pub drift: BTreeMap<String, f64>,
+    /// The same where tokens are drawn with other seeds than the requests'.
+    #[serde(default)]
+    pub drift_without_seeds: BTreeMap<String, f64>,
 }
 
 impl Null {
@@ -39,12 +42,14 @@ impl Null {
             survival: Survival::assumed(widest),
             strays: Strays::assumed(widest),
             drift: BTreeMap::new(),
+            drift_without_seeds: BTreeMap::new(),
         }
     }
 
     /// The logarithm of what the e-values of a hypothesis are divided by.
-    pub fn log_drift(&self, hypothesis: &str) -> f64 {
-        self.drift.get(hypothesis).map_or(0.0, |drift| drift.max(0.0).ln_1p())
+    pub fn log_drift(&self, hypothesis: &str, seeded: bool) -> f64 {
+        let drift = if seeded { &self.drift } else { &self.drift_without_seeds };
+        drift.get(hypothesis).map_or(0.0, |drift| drift.max(0.0).ln_1p())
     }
 
     /// Whether the numbers can be what they say: a file is not trusted.
@@ -52,6 +57,10 @@ impl Null {
         !self.formats.is_empty()
             && self.survival.is_sound()
             && self.strays.is_sound()
-            && self.drift.values().all(|drift| drift.is_finite() && *drift >= 0.0)
+            && self
+                .drift
+                .values()
+                .chain(self.drift_without_seeds.values())
+                .all(|drift| drift.is_finite() && *drift >= 0.0)
     }
 }

@@ -8,6 +8,7 @@ use engine::{ModelInfo, Reference, Rival, TokenScore};
 use proptest::prelude::*;
 
 use super::{BadReference, Standard, examine, judge};
+use crate::duplicates::Repeated;
 
 fn standard() -> Standard {
     Standard::assumed(&[NumericFormat::F32, NumericFormat::F16])
@@ -79,7 +80,15 @@ impl Case {
 
     fn verdict(&self) -> Verdict {
         assert_eq!(self.examined(), []);
-        judge(&self.check(), &self.asked_for(), &model(), &self.reference, &standard()).unwrap()
+        judge(
+            &self.check(),
+            &self.asked_for(),
+            &model(),
+            &self.reference,
+            &Repeated::default(),
+            &standard(),
+        )
+        .unwrap()
     }
 
     /// Makes every `every`th token a mismatch with this deficit.
@@ -111,6 +120,7 @@ fn score(token: u32) -> TokenScore {
         rivals: vec![Rival { token: 98, deficit: 1.0 }],
         elsewhere: [token; 4],
         tempered: -1.0,
+        otherwise: None,
         tempered_entropy: 1.1,
         tempered_variance: 0.8,
         end: 0.01,
@@ -411,6 +421,59 @@ fn logprobs_of_another_numeric_format_cost_nothing() {
 }
 
 #[test]
+fn without_seeds_likely_tokens_are_honest_and_unlikely_ones_are_not() {
+    let judged = |case: &Case| {
+        let standard = standard().without_seeds();
+        judge(
+            &case.check(),
+            &case.asked_for(),
+            &model(),
+            &case.reference,
+            &Repeated::default(),
+            &standard,
+        )
+        .unwrap()
+    };
+    // Half of the tokens are not those of the seed.
+    let mut case = Case::honest(60).mismatching(2, 2.0);
+    for score in &mut case.reference.tokens {
+        score.otherwise = Some([f32::NEG_INFINITY, -1.1, -1.05, -0.97]);
+    }
+    assert_eq!(judged(&case).quality, 1.0, "{:?}", judged(&case));
+    let mut foreign = case.clone();
+    for score in foreign.reference.tokens.iter_mut().step_by(6) {
+        score.tempered = -14.0;
+    }
+    let verdict = judged(&foreign);
+    assert_eq!(verdict.quality, 0.0, "{verdict:?}");
+    assert!(verdict.reasons[0].contains("are not what touchstone-demo-4m writes"), "{verdict:?}");
+    // What is always the likeliest is no draw.
+    for score in &mut case.reference.tokens {
+        score.otherwise = Some([0.0, -0.8, -0.9, -1.1]);
+    }
+    let verdict = judged(&case);
+    assert!(verdict.quality < 0.5, "{verdict:?}");
+    assert!(verdict.reasons[0].contains("always taking the most likely"), "{verdict:?}");
+    // At temperature 0 there is no chance, with seeds or without.
+    let greedy = Case::asked(60, r#","temperature":0"#).mismatching(6, 1.0);
+    assert_eq!(judged(&greedy).quality, 0.0);
+}
+
+#[test]
+fn an_answer_that_was_given_before_is_worth_nothing_unless_its_seed_draws_it() {
+    let case = Case::honest(60);
+    let repeated = Repeated { tokens: (0..60).map(|at| at >= 10).collect(), kept: 1_000 };
+    let judged = |standard: &Standard| {
+        let (check, asked) = (case.check(), case.asked_for());
+        judge(&check, &asked, &model(), &case.reference, &repeated, standard).unwrap()
+    };
+    assert_eq!(judged(&standard()).quality, 1.0);
+    let verdict = judged(&standard().without_seeds());
+    assert_eq!(verdict.quality, 0.0, "{verdict:?}");
+    assert!(verdict.reasons[0].contains("was given before"), "{verdict:?}");
+}
+
+#[test]
 fn at_temperature_zero_the_most_likely_token_counts() {
     let case = Case::asked(60, r#","temperature":0"#).mismatching(6, 1.0);
     let verdict = case.verdict();
@@ -436,11 +499,25 @@ fn a_miner_is_told_when_it_reads_another_prompt() {
 fn a_reference_that_does_not_fit_is_the_engines_fault() {
     let mut case = Case::honest(5);
     case.reference.tokens.pop();
-    let judged = judge(&case.check(), &case.asked_for(), &model(), &case.reference, &standard());
+    let judged = judge(
+        &case.check(),
+        &case.asked_for(),
+        &model(),
+        &case.reference,
+        &Repeated::default(),
+        &standard(),
+    );
     assert_eq!(judged, Err(BadReference::Length { expected: 5, got: 4 }));
     let mut case = Case::honest(5);
     case.reference.tokens[2].deficit = f32::NAN;
-    let judged = judge(&case.check(), &case.asked_for(), &model(), &case.reference, &standard());
+    let judged = judge(
+        &case.check(),
+        &case.asked_for(),
+        &model(),
+        &case.reference,
+        &Repeated::default(),
+        &standard(),
+    );
     assert_eq!(judged, Err(BadReference::NotANumber { position: 2 }));
 }
 
@@ -476,7 +553,7 @@ proptest! {
         case.generated.logprobs = scores.iter().map(|score| score.2).collect();
         case.reference.tokens = scores.into_iter().map(|score| score.0).collect();
         let verdict =
-            judge(&case.check(), &case.asked_for(), &model(), &case.reference, &standard()).unwrap();
+            judge(&case.check(), &case.asked_for(), &model(), &case.reference, &Repeated::default(), &standard()).unwrap();
         prop_assert!((0.0..=1.0).contains(&verdict.quality));
         let evidence = &verdict.evidence;
         for number in [

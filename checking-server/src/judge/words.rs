@@ -54,6 +54,10 @@ pub(super) fn of_suspect(measured: &Measured, asked: &Asked, model: &ModelInfo) 
         Hypothesis::LateEnd => {
             format!("the answer goes on where {name} ends it: end it where an end token is drawn")
         }
+        Hypothesis::Copied => {
+            "the answer, or a part of it, was given before, to another request or by another miner: answer each request anew"
+                .to_owned()
+        }
         Hypothesis::Logprobs => {
             let (stray, typical) = measured.stray;
             format!(
@@ -83,6 +87,12 @@ pub(super) fn of_suspect(measured: &Measured, asked: &Asked, model: &ModelInfo) 
                 }
                 _ => "as another model, chat template or prompt than asked for would".to_owned(),
             };
+            if !measured.is_seeded {
+                return format!(
+                    "the tokens are not what {name} writes: they are explained e^{:.1} times better {because}",
+                    measured.evidence.log_e
+                );
+            }
             format!(
                 "{} of {} tokens are not what {name} {how}; they miss the best score by {:.3} nats in the median: {because}",
                 measured.mismatches, measured.evidence.tokens, measured.median_deficit,

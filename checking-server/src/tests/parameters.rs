@@ -4,8 +4,7 @@ use std::path::Path;
 
 use common::generation::Generation;
 use common::openai::{Kind, Limits, parse};
-use engine::{Embedded, EmbeddedConfig, Event, Purpose};
-use futures::TryStreamExt;
+use engine::{Embedded, EmbeddedConfig, Purpose};
 
 use super::*;
 
@@ -28,26 +27,15 @@ fn asked(seed: u64, parameters: &Value) -> (String, Generation) {
 
 /// The check of an answer to `request` by a miner that ran `ran`.
 async fn answer(miner: &Embedded, request: &str, ran: Generation) -> Check {
-    let generating = miner.generate(ran).await.unwrap();
-    let prompt_tokens = generating.prompt_tokens;
-    let events: Vec<Event> = generating.events.try_collect().await.unwrap();
+    let answer = miner.generate(ran).await.unwrap().answer().await.unwrap();
     let mut check = check("", 20);
     let mut generated = check.receipt.generated;
-    generated.prompt_tokens = prompt_tokens;
+    generated.prompt_tokens = answer.prompt_tokens;
     generated.request_digest = request_digest(request.as_bytes());
-    generated.tokens.clear();
-    generated.logprobs.clear();
-    check.text.clear();
-    for event in events {
-        match event {
-            Event::Piece(piece) => {
-                check.text.push_str(&piece.text);
-                generated.tokens.extend(piece.tokens.iter().map(|token| token.id));
-                generated.logprobs.extend(piece.tokens.iter().map(|token| token.logprob));
-            }
-            Event::End(reason) => generated.finish_reason = reason,
-        }
-    }
+    generated.tokens = answer.ids();
+    generated.logprobs = answer.tokens.iter().map(|token| token.logprob).collect();
+    generated.finish_reason = answer.finish_reason;
+    check.text = answer.text;
     check.request = request.to_owned();
     check.receipt = generated.sign(&Keypair::development("Alice"));
     check

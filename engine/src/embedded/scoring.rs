@@ -30,7 +30,7 @@ pub(super) async fn reference(
     }
     let prompt = ids.len();
     ids.extend(&pass.tokens);
-    let rule = Rule::new(pass.generation, inner.reader.info.end_tokens.clone(), grammar, pass.top);
+    let rule = Rule::new(&pass, inner.reader.info.end_tokens.clone(), grammar);
     let (scores, outside_grammar) = match pass.tokens.is_empty() {
         true => (Vec::new(), None),
         false => score(inner, ids, prompt, rule).await?,

@@ -11,7 +11,7 @@ use futures::future::join_all;
 use mistralrs::Request;
 
 use super::*;
-use crate::api::{Event, Token};
+use crate::api::Answer;
 
 fn demo() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../demo-model/touchstone-demo-4m")
@@ -33,35 +33,8 @@ fn pass(text: &str, tokens: Vec<u32>) -> ReferencePass {
     ReferencePass::new(ask(text, 1), tokens)
 }
 
-#[derive(Debug, Clone, PartialEq)]
-struct Answer {
-    text: String,
-    tokens: Vec<Token>,
-    end: FinishReason,
-}
-
-impl Answer {
-    fn ids(&self) -> Vec<u32> {
-        self.tokens.iter().map(|token| token.id).collect()
-    }
-}
-
 async fn answer(engine: &Embedded, generation: Generation) -> Answer {
-    let mut events = engine.generate(generation).await.unwrap().events;
-    let (mut text, mut tokens) = (String::new(), Vec::new());
-    while let Some(event) = events.next().await {
-        match event.unwrap() {
-            Event::Piece(piece) => {
-                text.push_str(&piece.text);
-                tokens.extend(piece.tokens);
-            }
-            Event::End(end) => {
-                assert!(events.next().await.is_none(), "something after the end");
-                return Answer { text, tokens, end };
-            }
-        }
-    }
-    panic!("no end after {text:?}")
+    engine.generate(generation).await.unwrap().answer().await.unwrap()
 }
 
 /// Waits until no sequence is left in the engine.
@@ -161,7 +134,10 @@ async fn a_stop_text_ends_the_answer_and_is_no_part_of_it() {
     generation.stop = vec!["never said".to_owned(), stop.clone()];
     let stopped = answer(&engine, generation).await;
     let at = whole.text.find(&stop).unwrap();
-    assert_eq!((stopped.text.as_str(), stopped.end), (&whole.text[..at], FinishReason::Stop));
+    assert_eq!(
+        (stopped.text.as_str(), stopped.finish_reason),
+        (&whole.text[..at], FinishReason::Stop)
+    );
     assert_eq!(stopped.tokens, whole.tokens[..stopped.tokens.len()]);
     let said: String = stopped.tokens.iter().map(|token| token.text.as_str()).collect();
     assert!(said.contains(&stop), "the token that completed the stop text is missing: {said:?}");
@@ -176,7 +152,7 @@ async fn the_answer_ends_at_the_limit_of_tokens_or_with_the_end_token() {
         (generation.max_tokens, generation.sampling.seed) = (limit, seed);
         let answer = answer(&engine, generation.clone()).await;
         let ended = answer.tokens.last().is_some_and(|token| ends.contains(&token.id));
-        match answer.end {
+        match answer.finish_reason {
             FinishReason::Length => {
                 assert!(answer.tokens.len() == limit as usize && !ended, "{answer:?}")
             }

@@ -18,7 +18,9 @@ use common::generation::{FinishReason, Generation};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
-use crate::api::{Engine, EngineError, Generating, ModelInfo, Reference, ReferencePass, Token};
+use crate::api::{
+    Answer, Engine, EngineError, Generating, ModelInfo, Reference, ReferencePass, Token,
+};
 use crate::drawing::Drawing;
 use crate::folder;
 use crate::reader::Reader;
@@ -54,15 +56,6 @@ impl fmt::Debug for Native {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Native").field("model", &self.reader.info).finish_non_exhaustive()
     }
-}
-
-/// A whole answer.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Answer {
-    pub prompt_tokens: u32,
-    pub text: String,
-    pub tokens: Vec<Token>,
-    pub finish_reason: FinishReason,
 }
 
 impl Native {
@@ -109,7 +102,7 @@ impl Native {
         let prompt_tokens = self.fitting(prompt, pass.tokens.len())?;
         ids.extend(&pass.tokens);
         let grammar = reader.compile(&pass.generation)?;
-        let rule = Rule::new(pass.generation, reader.info.end_tokens.clone(), grammar, pass.top);
+        let rule = Rule::new(&pass, reader.info.end_tokens.clone(), grammar);
         let (tokens, outside_grammar) = match pass.tokens.is_empty() {
             true => (Vec::new(), None),
             false => self.score_ids(&ids, prompt, rule).map_err(EngineError::Failed)?,

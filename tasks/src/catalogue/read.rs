@@ -224,9 +224,10 @@ fn read_checking(mut section: Section<'_>) -> Option<Checking> {
     if formats.as_ref().is_some_and(Vec::is_empty) {
         section.problem("formats", "must name a format at least");
     }
+    let seeded = section.flag("seeded", true);
     section.finish();
     let formats: BTreeSet<_> = formats?.into_iter().collect();
-    Some(Checking { share: share?, formats: formats.into_iter().collect() })
+    Some(Checking { share: share?, formats: formats.into_iter().collect(), seeded: seeded? })
 }
 
 fn read_prompts(

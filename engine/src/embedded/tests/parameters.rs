@@ -67,7 +67,7 @@ async fn answers_follow_a_schema_and_can_be_checked() {
         plain.sampling = Sampling { seed, temperature, top_p };
         let asked = Generation { format: schema(PERSON), ..plain.clone() };
         let answered = answer(&generation, asked.clone()).await;
-        assert_eq!(answered.end, FinishReason::Stop, "{answered:?}");
+        assert_eq!(answered.finish_reason, FinishReason::Stop, "{answered:?}");
         let value: serde_json::Value = serde_json::from_str(&answered.text).unwrap();
         assert!(value["legs"].as_u64().unwrap() < 100 && value["old"].is_boolean(), "{value}");
         assert!(["fox", "owl"].contains(&value["kind"].as_str().unwrap()), "{value}");
@@ -118,9 +118,9 @@ async fn calls_that_are_certain_come_and_can_be_checked() {
         asked.sampling.seed = seed;
         asked.tools = Some(tools(choice.clone(), parallel));
         let answered = answer(&generation, asked.clone()).await;
-        assert_eq!(answered.end, FinishReason::Stop, "{answered:?}");
+        assert_eq!(answered.finish_reason, FinishReason::Stop, "{answered:?}");
         let reader = CallReader::new(asked.tools.as_ref(), "x");
-        let (message, reason) = reader.whole(&answered.text, answered.end);
+        let (message, reason) = reader.whole(&answered.text, answered.finish_reason);
         assert_eq!((message.content.as_str(), reason), ("", FinishReason::ToolCalls));
         for call in &message.tool_calls {
             let arguments: serde_json::Value =

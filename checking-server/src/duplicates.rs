@@ -1,0 +1,155 @@
+//! Answers that were given before, to requests with other seeds.
+//!
+//! Runs of token ids are kept as hashes. An honest answer repeats a run that is kept only by chance: if a run of
+//! probability `p` under the reference is found again among `k` that are kept, at one of `n` positions, then `1 / (p k n)`
+//! is an e-value, as the chance to find any is at most the sum of their probabilities.
+
+use std::collections::{HashMap, VecDeque};
+
+use common::openai::Asked;
+use common::receipt::Generated;
+
+/// Tokens of a run. Shorter ones are phrases that everybody uses.
+const RUN: usize = 12;
+/// Runs that are kept of each task: about 2,000 answers of 100 tokens, in about 15 MB.
+const MOST: usize = 200_000;
+
+/// What an answer has in common with earlier ones.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Repeated {
+    /// Of each token, whether it belongs to a run that was given before. Empty if none does.
+    pub tokens: Vec<bool>,
+    /// Runs that were compared with each position.
+    pub kept: usize,
+}
+
+/// The runs of one task's answers.
+#[derive(Debug, Default)]
+pub(crate) struct Index {
+    runs: HashMap<u64, Origin>,
+    oldest_first: VecDeque<u64>,
+}
+
+/// Where a run was given first: the request's seed, or the whole request if it has none.
+///
+/// An engine may well draw with the seeds of requests, though not as the checking server does. It then repeats itself, and
+/// other miners' engines repeat it, where a user repeats a seed: that is no copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Origin(u64);
+
+impl Origin {
+    fn of(asked: &Asked, generated: &Generated) -> Self {
+        match asked.has_seed {
+            true => Self(asked.generation.sampling.seed),
+            false => Self(hash(generated.request_digest.as_bytes())),
+        }
+    }
+}
+
+impl Index {
+    /// Finds what of an answer was given before, and keeps the rest. The same answer sent for checking again is itself.
+    pub(crate) fn look(&mut self, asked: &Asked, generated: &Generated) -> Repeated {
+        let own = Origin::of(asked, generated);
+        let mut repeated = Repeated { tokens: Vec::new(), kept: self.runs.len() };
+        for (start, run) in generated.tokens.windows(RUN).enumerate() {
+            let bytes: Vec<u8> = run.iter().flat_map(|token| token.to_le_bytes()).collect();
+            let key = hash(&bytes);
+            match self.runs.get(&key) {
+                Some(origin) if *origin != own => {
+                    repeated.tokens.resize(generated.tokens.len(), false);
+                    repeated.tokens[start..start + RUN].fill(true);
+                }
+                Some(_) => {}
+                None => self.keep(key, own),
+            }
+        }
+        repeated
+    }
+
+    fn keep(&mut self, key: u64, origin: Origin) {
+        self.runs.insert(key, origin);
+        self.oldest_first.push_back(key);
+        if self.oldest_first.len() > MOST
+            && let Some(oldest) = self.oldest_first.pop_front()
+        {
+            self.runs.remove(&oldest);
+        }
+    }
+}
+
+/// Eight bytes of BLAKE3: nobody finds answers that collide.
+fn hash(bytes: &[u8]) -> u64 {
+    let mut first = [0; 8];
+    first.copy_from_slice(&blake3::hash(bytes).as_bytes()[..8]);
+    u64::from_le_bytes(first)
+}
+
+#[cfg(test)]
+mod tests {
+    use common::generation::{FinishReason, Generation, Prompt, Sampling};
+    use common::receipt::{Timings, request_digest};
+
+    use super::*;
+
+    fn look(index: &mut Index, seed: Option<u64>, tokens: &[u32]) -> Repeated {
+        let prompt = Prompt::Text("Once".to_owned());
+        let sampling = Sampling { temperature: 1.0, top_p: 1.0, seed: seed.unwrap_or(0) };
+        let asked = Asked {
+            task: "chat-demo".parse().unwrap(),
+            generation: Generation::plain(prompt, sampling, 100),
+            has_seed: seed.is_some(),
+            n: 1,
+            stream: true,
+            include_usage: false,
+            logprobs: true,
+        };
+        let generated = Generated {
+            task: "chat-demo".parse().unwrap(),
+            request_digest: request_digest(format!("{seed:?}").as_bytes()),
+            prompt_tokens: 1,
+            tokens: tokens.to_vec(),
+            logprobs: vec![-1.0; tokens.len()],
+            finish_reason: FinishReason::Stop,
+            timings: Timings::default(),
+        };
+        index.look(&asked, &generated)
+    }
+
+    fn count(repeated: &Repeated) -> usize {
+        repeated.tokens.iter().filter(|repeated| **repeated).count()
+    }
+
+    #[test]
+    fn a_copy_is_found_and_the_same_seed_again_is_none() {
+        let mut index = Index::default();
+        let tokens: Vec<u32> = (0..40).collect();
+        assert_eq!(count(&look(&mut index, Some(1), &tokens)), 0);
+        assert_eq!(count(&look(&mut index, Some(1), &tokens)), 0);
+        let copied = look(&mut index, Some(2), &tokens);
+        assert_eq!((count(&copied), copied.kept), (40, 29));
+        // Without a seed only the same request is the same.
+        assert_eq!(count(&look(&mut index, None, &tokens)), 40);
+    }
+
+    #[test]
+    fn only_what_is_repeated_is_marked() {
+        let mut index = Index::default();
+        let tokens: Vec<u32> = (0..40).collect();
+        look(&mut index, Some(1), &tokens);
+        let mut mixed: Vec<u32> = (100..120).collect();
+        mixed.extend(&tokens[10..30]);
+        let repeated = look(&mut index, Some(2), &mixed);
+        assert!(repeated.tokens[..20].iter().all(|repeated| !repeated));
+        assert!(repeated.tokens[20..].iter().all(|repeated| *repeated));
+        // Too short to be no chance.
+        assert_eq!(look(&mut index, Some(3), &tokens[..RUN - 1]).tokens, Vec::<bool>::new());
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let mut index = Index::default();
+        let tokens: Vec<u32> = (0..(MOST as u32 + 5_000)).collect();
+        look(&mut index, Some(1), &tokens);
+        assert_eq!((index.runs.len(), index.oldest_first.len()), (MOST, MOST));
+    }
+}
