@@ -1,6 +1,7 @@
 //! The real server with a scripted engine behind it, and with the demo model.
 
 mod parameters;
+mod without_seeds;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -133,6 +134,10 @@ impl Server {
     }
 
     async fn start_with(engine: SharedEngine, deadline: Duration) -> Self {
+        Self::start_of(engine, deadline, include_str!("../../config/tasks.toml")).await
+    }
+
+    async fn start_of(engine: SharedEngine, deadline: Duration, catalogue: &str) -> Self {
         let config = Config {
             listen: "127.0.0.1:0".parse().unwrap(),
             access: Access::Token(AccessToken::new(TOKEN).unwrap()),
@@ -141,7 +146,6 @@ impl Server {
             max_body_bytes: 1 << 20,
             ..Settings::read(None, Vec::new()).unwrap().config.unwrap()
         };
-        let catalogue = include_str!("../../config/tasks.toml");
         let catalogue = Catalogue::parse(catalogue, "config/tasks.toml").unwrap();
         let engines =
             ["chat-demo", "complete-demo"].map(|id| (id.parse().unwrap(), Arc::clone(&engine)));

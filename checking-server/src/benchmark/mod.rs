@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+use anyhow::Context;
 use common::checks::Verdict;
 use common::format::NumericFormat;
 use engine::{
@@ -105,6 +106,7 @@ pub(crate) fn policies() -> Vec<Vec<NumericFormat>> {
 /// If a model cannot be loaded or an engine fails.
 pub async fn run(plan: &Plan, made_at: String, progress: impl Fn(&str)) -> anyhow::Result<Report> {
     let subject = Subject::new(&plan.model)?;
+    let connected = connect(&plan.remotes, &subject, plan.temperature).await?;
     let policies = policies();
     let requests = subject.requests(plan.calibration, plan.temperature, CALIBRATION)?;
     let calibration =
@@ -145,13 +147,9 @@ pub async fn run(plan: &Plan, made_at: String, progress: impl Fn(&str)) -> anyho
         honest.push(bench.case(name, Some(format), true, &asked, &given)?);
     }
     let mut remotes = Vec::new();
-    for RemoteStack { name, base_url } in &plan.remotes {
-        progress(&format!("honest answers: {name} at {base_url}"));
-        let config = RemoteConfig {
-            parallel: AT_ONCE,
-            ..RemoteConfig::new(base_url.clone(), name, CONTEXT)
-        };
-        let given = answers_of(&Remote::connect(config).await?, &asked).await?;
+    for (name, remote) in &connected {
+        progress(&format!("honest answers: {name}"));
+        let given = answers_of(remote, &asked).await?;
         let name = format!("{name}, a remote server");
         remotes.push(bench.case(&name, Some(NumericFormat::F32), true, &asked, &given)?);
     }
@@ -343,6 +341,30 @@ impl Bench<'_> {
         })?;
         Ok(requests.len() as f64 / started.elapsed().as_secs_f64())
     }
+}
+
+/// Connects to servers and asks each of them once: what is wrong with one is found before everything is measured.
+async fn connect(
+    remotes: &[RemoteStack],
+    subject: &Subject,
+    temperature: f64,
+) -> anyhow::Result<Vec<(String, Remote)>> {
+    let request = subject.requests(1, temperature, SPEED)?;
+    let mut connected = Vec::new();
+    for RemoteStack { name, base_url } in remotes {
+        let config = RemoteConfig {
+            parallel: AT_ONCE,
+            ..RemoteConfig::new(base_url.clone(), name, CONTEXT)
+        };
+        let answered = async {
+            let remote = Remote::connect(config).await?;
+            answers_of(&remote, &request).await?;
+            anyhow::Ok(remote)
+        };
+        let remote = answered.await.with_context(|| format!("{name} at {base_url}"))?;
+        connected.push((name.clone(), remote));
+    }
+    Ok(connected)
 }
 
 /// What mistral.rs answers.

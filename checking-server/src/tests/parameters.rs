@@ -8,13 +8,13 @@ use engine::{Embedded, EmbeddedConfig, Purpose};
 
 use super::*;
 
-async fn demo(purpose: Purpose) -> Embedded {
+pub(super) async fn demo(purpose: Purpose) -> Embedded {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../demo-model/touchstone-demo-4m");
     Embedded::load(EmbeddedConfig::new(folder, "demo", purpose), |_| {}).await.unwrap()
 }
 
 /// A request with these parameters, and its parsed form.
-fn asked(seed: u64, parameters: &Value) -> (String, Generation) {
+pub(super) fn asked(seed: u64, parameters: &Value) -> (String, Generation) {
     let mut body = json!({
         "model": "chat-demo", "messages": [{"role": "user", "content": "Tell me a story about a fox."}],
         "seed": seed, "max_tokens": 60, "temperature": 0.9,
@@ -26,7 +26,7 @@ fn asked(seed: u64, parameters: &Value) -> (String, Generation) {
 }
 
 /// The check of an answer to `request` by a miner that ran `ran`.
-async fn answer(miner: &Embedded, request: &str, ran: Generation) -> Check {
+pub(super) async fn answer(miner: &Embedded, request: &str, ran: Generation) -> Check {
     let answer = miner.generate(ran).await.unwrap().answer().await.unwrap();
     let mut check = check("", 20);
     let mut generated = check.receipt.generated;
