@@ -12,7 +12,6 @@ use engine::{Engine, Native, Reference, ReferencePass, TokenScore};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::duplicates::Repeated;
 use crate::judge::hypotheses::SUSPECTS;
 use crate::judge::logprobs::Strays;
 use crate::judge::survival::Survival;
@@ -301,14 +300,8 @@ fn null(
             for held_back in &stack.held_back {
                 let (request, ours) = look(held_back);
                 let check = subject.check(request, &held_back.given);
-                let verdict = judge(
-                    &check,
-                    &request.asked,
-                    reference.model(),
-                    ours,
-                    &Repeated::default(),
-                    standard,
-                )?;
+                let verdict =
+                    judge(&check, &request.asked, reference.model(), ours, None, standard)?;
                 for e in verdict.evidence.e_values {
                     values.entry(e.hypothesis).or_default().push(e.log_e.exp().min(MOST));
                 }

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use common::TaskId;
-use common::checks::{Check, CheckResult, Finding, Outcome, Verdict};
+use common::checks::{Check, CheckResult, Finding, Outcome, Repeated, Verdict};
 use common::openai::{self, Asked, Kind, Limits};
 use engine::{Reference, ReferencePass};
 use futures::future::join_all;
@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::oneshot;
 
-use crate::duplicates::{Index, Repeated};
+use crate::duplicates::Index;
 use crate::judge::{self, Standard};
 use crate::metrics::{CheckLabels, Metrics};
 use crate::queue::{NoReference, Queue};
@@ -141,9 +141,9 @@ impl Checker {
     }
 
     /// What the answer has in common with earlier ones, where that matters.
-    fn repeated(&self, check: &Check, asked: &Asked, task: &Task) -> Repeated {
+    fn repeated(&self, check: &Check, asked: &Asked, task: &Task) -> Option<Repeated> {
         if task.standard.seeded {
-            return Repeated::default();
+            return None;
         }
         let mut indices = self.indices.lock().unwrap_or_else(PoisonError::into_inner);
         indices.entry(check.task.clone()).or_default().look(asked, &check.receipt.generated)
@@ -155,7 +155,7 @@ impl Checker {
             Ok(reference) => {
                 let model = self.queues[task.queue].model();
                 let repeated = self.repeated(&check, &asked, task);
-                match judge::judge(&check, &asked, model, &reference, &repeated, &task.standard) {
+                match judge::judge(&check, &asked, model, &reference, repeated, &task.standard) {
                     Ok(verdict) => Outcome::Verdict(verdict),
                     Err(error) => Outcome::Unchecked { reason: error.to_string(), retry: true },
                 }

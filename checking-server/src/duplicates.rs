@@ -2,10 +2,12 @@
 //!
 //! Runs of token ids are kept as hashes. An honest answer repeats a run that is kept only by chance: if a run of
 //! probability `p` under the reference is found again among `k` that are kept, at one of `n` positions, then `1 / (p k n)`
-//! is an e-value, as the chance to find any is at most the sum of their probabilities.
+//! is an e-value, as the chance to find any is at most the sum of their probabilities. It may be longer than a run by as
+//! many tokens as there are, which divides by `n` once more.
 
 use std::collections::{HashMap, VecDeque};
 
+use common::checks::Repeated;
 use common::openai::Asked;
 use common::receipt::Generated;
 
@@ -13,15 +15,6 @@ use common::receipt::Generated;
 const RUN: usize = 12;
 /// Runs that are kept of each task: about 2,000 answers of 100 tokens, in about 15 MB.
 const MOST: usize = 200_000;
-
-/// What an answer has in common with earlier ones.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Repeated {
-    /// Of each token, whether it belongs to a run that was given before. Empty if none does.
-    pub tokens: Vec<bool>,
-    /// Runs that were compared with each position.
-    pub kept: usize,
-}
 
 /// The runs of one task's answers.
 #[derive(Debug, Default)]
@@ -47,23 +40,28 @@ impl Origin {
 }
 
 impl Index {
-    /// Finds what of an answer was given before, and keeps the rest. The same answer sent for checking again is itself.
-    pub(crate) fn look(&mut self, asked: &Asked, generated: &Generated) -> Repeated {
+    /// Finds what of an answer was given before, if anything, and keeps the rest. The same answer sent for checking again is
+    /// itself.
+    pub(crate) fn look(&mut self, asked: &Asked, generated: &Generated) -> Option<Repeated> {
         let own = Origin::of(asked, generated);
-        let mut repeated = Repeated { tokens: Vec::new(), kept: self.runs.len() };
-        for (start, run) in generated.tokens.windows(RUN).enumerate() {
+        let kept = self.runs.len() as u64;
+        let mut spans: Vec<(u32, u32)> = Vec::new();
+        for (start, run) in (0..).zip(generated.tokens.windows(RUN)) {
             let bytes: Vec<u8> = run.iter().flat_map(|token| token.to_le_bytes()).collect();
             let key = hash(&bytes);
             match self.runs.get(&key) {
                 Some(origin) if *origin != own => {
-                    repeated.tokens.resize(generated.tokens.len(), false);
-                    repeated.tokens[start..start + RUN].fill(true);
+                    let end = start + RUN as u32;
+                    match spans.last_mut() {
+                        Some(last) if start < last.1 => last.1 = end,
+                        _ => spans.push((start, end)),
+                    }
                 }
                 Some(_) => {}
                 None => self.keep(key, own),
             }
         }
-        repeated
+        (!spans.is_empty()).then_some(Repeated { spans, kept })
     }
 
     fn keep(&mut self, key: u64, origin: Origin) {
@@ -91,7 +89,7 @@ mod tests {
 
     use super::*;
 
-    fn look(index: &mut Index, seed: Option<u64>, tokens: &[u32]) -> Repeated {
+    fn look(index: &mut Index, seed: Option<u64>, tokens: &[u32]) -> Option<Repeated> {
         let prompt = Prompt::Text("Once".to_owned());
         let sampling = Sampling { temperature: 1.0, top_p: 1.0, seed: seed.unwrap_or(0) };
         let asked = Asked {
@@ -115,34 +113,33 @@ mod tests {
         index.look(&asked, &generated)
     }
 
-    fn count(repeated: &Repeated) -> usize {
-        repeated.tokens.iter().filter(|repeated| **repeated).count()
+    fn spans(repeated: Option<Repeated>) -> Vec<(u32, u32)> {
+        repeated.map_or(Vec::new(), |repeated| repeated.spans)
     }
 
     #[test]
     fn a_copy_is_found_and_the_same_seed_again_is_none() {
         let mut index = Index::default();
         let tokens: Vec<u32> = (0..40).collect();
-        assert_eq!(count(&look(&mut index, Some(1), &tokens)), 0);
-        assert_eq!(count(&look(&mut index, Some(1), &tokens)), 0);
+        assert_eq!(look(&mut index, Some(1), &tokens), None);
+        assert_eq!(look(&mut index, Some(1), &tokens), None);
         let copied = look(&mut index, Some(2), &tokens);
-        assert_eq!((count(&copied), copied.kept), (40, 29));
+        assert_eq!(copied, Some(Repeated { spans: vec![(0, 40)], kept: 29 }));
         // Without a seed only the same request is the same.
-        assert_eq!(count(&look(&mut index, None, &tokens)), 40);
+        assert_eq!(spans(look(&mut index, None, &tokens)), [(0, 40)]);
     }
 
     #[test]
-    fn only_what_is_repeated_is_marked() {
+    fn only_what_is_repeated_is_told() {
         let mut index = Index::default();
-        let tokens: Vec<u32> = (0..40).collect();
+        let tokens: Vec<u32> = (0..60).collect();
         look(&mut index, Some(1), &tokens);
         let mut mixed: Vec<u32> = (100..120).collect();
         mixed.extend(&tokens[10..30]);
-        let repeated = look(&mut index, Some(2), &mixed);
-        assert!(repeated.tokens[..20].iter().all(|repeated| !repeated));
-        assert!(repeated.tokens[20..].iter().all(|repeated| *repeated));
+        mixed.extend(&tokens[45..]);
+        assert_eq!(spans(look(&mut index, Some(2), &mixed)), [(20, 40), (40, 55)]);
         // Too short to be no chance.
-        assert_eq!(look(&mut index, Some(3), &tokens[..RUN - 1]).tokens, Vec::<bool>::new());
+        assert_eq!(look(&mut index, Some(3), &tokens[..RUN - 1]), None);
     }
 
     #[test]

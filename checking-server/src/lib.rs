@@ -19,7 +19,6 @@ pub mod verify;
 
 pub use app::{App, StartError, StoppedEarly, Wanted, wanted};
 pub use config::{Access, AccessToken, Config, Settings};
-pub use duplicates::Repeated;
 
 #[cfg(test)]
 mod tests;

@@ -11,7 +11,6 @@ use engine::{NumberFormat, ReferencePass, SharedEngine};
 use tasks::{Catalogue, Task};
 
 use crate::app::{Standards, load_one, wanted};
-use crate::duplicates::Repeated;
 use crate::judge::{Standard, examine, judge, refuse};
 
 /// Larger files are no evidence: sixteen answers of the longest kind fit.
@@ -90,9 +89,15 @@ pub async fn verify(
                 confirmed += 1;
                 process.push(&ours.evidence.e_values);
                 let reason = ours.reasons.first().map_or("its quality is whole", String::as_str);
+                let word = match said.evidence.repeated {
+                    Some(_) => {
+                        ", if tokens of it were given before, which is the validator's word alone"
+                    }
+                    None => "",
+                };
                 let _ = writeln!(
                     text,
-                    "answer {number}: as claimed, quality {:.2}: {reason}",
+                    "answer {number}: as claimed{word}, quality {:.2}: {reason}",
                     ours.quality
                 );
             }
@@ -152,7 +157,9 @@ async fn again(
         ..ReferencePass::new(asked.generation.clone(), tokens)
     };
     let reference = engine.reference(pass).await?;
-    Ok(judge(check, &asked, engine.model(), &reference, &Repeated::default(), standard)?)
+    // What other answers held cannot be computed again.
+    let repeated = telling.verdict.evidence.repeated.clone();
+    Ok(judge(check, &asked, engine.model(), &reference, repeated, standard)?)
 }
 
 fn alike(ours: &Verdict, said: &Verdict) -> bool {

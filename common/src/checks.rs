@@ -88,8 +88,20 @@ pub struct Evidence {
     /// Whether the e-values rest on a calibration of this model, and may count over answers.
     #[serde(default)]
     pub calibrated: bool,
+    /// What was given before, where that is looked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repeated: Option<Repeated>,
     /// What is wrong with the answer's form. Any finding makes the quality 0.
     pub findings: Vec<Finding>,
+}
+
+/// What an answer has in common with earlier ones.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Repeated {
+    /// Positions of tokens that were given before: the first, and that after the last; ascending.
+    pub spans: Vec<(u32, u32)>,
+    /// Runs of tokens that each position was compared with.
+    pub kept: u64,
 }
 
 /// How much better one hypothesis explains an answer than honest work does.

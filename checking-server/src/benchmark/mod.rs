@@ -24,7 +24,7 @@ use rand::rngs::StdRng;
 use url::Url;
 
 use crate::calibration::Calibration;
-use crate::duplicates::{Index, Repeated};
+use crate::duplicates::Index;
 use crate::judge::{Standard, examine, judge, refuse};
 use crate::traffic::{CONTEXT, Given, Request, Subject, answers, each, load};
 use attacks::{Coarse, Tried, Workshop};
@@ -276,9 +276,7 @@ impl Bench<'_> {
         let mut verdicts = self
             .standards
             .iter()
-            .map(|standard| {
-                judge(&check, &request.asked, model, &reference, &Repeated::default(), standard)
-            })
+            .map(|standard| judge(&check, &request.asked, model, &reference, None, standard))
             .collect::<Result<Vec<_>, _>>()?;
         verdicts.push(self.weigh_without_seeds(request, given, compared)?);
         let baselines = Baselines::of(
@@ -311,10 +309,10 @@ impl Bench<'_> {
                 let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
                 index.look(&request.asked, &check.receipt.generated)
             }
-            false => Repeated::default(),
+            false => None,
         };
         let model = self.reference.model();
-        Ok(judge(&check, &request.asked, model, &reference, &repeated, &standard)?)
+        Ok(judge(&check, &request.asked, model, &reference, repeated, &standard)?)
     }
 
     /// Checks of answers of about 100 tokens per second, on everything this machine has.
@@ -337,7 +335,7 @@ impl Bench<'_> {
             anyhow::ensure!(findings.is_empty(), "an honest answer is found to be wrong");
             let pass = ReferencePass::new(request.asked.generation.clone(), given.tokens.clone());
             let reference = self.reference.score(pass)?;
-            Ok(judge(&check, &request.asked, model, &reference, &Repeated::default(), standard)?)
+            Ok(judge(&check, &request.asked, model, &reference, None, standard)?)
         })?;
         Ok(requests.len() as f64 / started.elapsed().as_secs_f64())
     }

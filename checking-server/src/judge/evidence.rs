@@ -5,7 +5,7 @@
 //! (Markov's inequality), and so does the average of all by their shares. The quality is 1 up to an average of 1e3, 0
 //! from 1e5, and linear in its logarithm between.
 
-use common::checks::{EValue, Evidence};
+use common::checks::{EValue, Evidence, Repeated};
 use common::generation::Sampling;
 use common::receipt::Generated;
 use engine::{ModelInfo, Reference, TokenScore};
@@ -13,7 +13,6 @@ use engine::{ModelInfo, Reference, TokenScore};
 use super::hypotheses::{Hypothesis, SUSPECTS, Seen, Suspect};
 use super::logprobs::log_stray;
 use super::{BadReference, Standard};
-use crate::duplicates::Repeated;
 
 /// Logarithms of the e-values at which an answer's quality begins to fall, and is gone: ln 1e3 and ln 1e5.
 const SOFT: f64 = 6.907_755_278_982_137;
@@ -51,7 +50,7 @@ pub(super) fn measure(
     sampling: Sampling,
     model: &ModelInfo,
     reference: &Reference,
-    repeated: &Repeated,
+    repeated: Option<Repeated>,
     standard: &Standard,
 ) -> Result<Measured, BadReference> {
     let scores = &reference.tokens;
@@ -93,7 +92,7 @@ pub(super) fn measure(
         let log_e: f64 = match suspect.hypothesis {
             Hypothesis::Logprobs => null.strays.log_e(log_stray, scores.len()),
             // With seeds, whoever repeats what the seed draws is honest.
-            Hypothesis::Copied if random && !standard.seeded => copied(scores, repeated),
+            Hypothesis::Copied if random && !standard.seeded => copied(scores, repeated.as_ref()),
             Hypothesis::Copied => 0.0,
             hypothesis => seen().map(|seen| seen.log_ratio(hypothesis, &null.survival)).sum(),
         };
@@ -133,6 +132,7 @@ pub(super) fn measure(
                 })
                 .collect(),
             calibrated: standard.calibrated,
+            repeated,
             findings: Vec::new(),
         },
         is_seeded: standard.seeded || !random,
@@ -144,27 +144,19 @@ pub(super) fn measure(
     })
 }
 
-/// Logarithm of the e-value of what was given before: each run that is found again counts by how unlikely it was, less the
-/// number of runs that it might have been, at as many positions.
-fn copied(scores: &[TokenScore], repeated: &Repeated) -> f64 {
-    let chances = ((repeated.kept.max(1) * scores.len().max(1)) as f64).ln();
-    let mut log_e = 0.0;
-    let mut was = false;
-    for (score, &is) in scores.iter().zip(&repeated.tokens) {
-        if is {
-            log_e -= f64::from(score.tempered).min(0.0);
-            if !was {
-                log_e -= chances;
-            }
-        }
-        was = is;
-    }
+/// Logarithm of the e-value of what was given before: each span that is found again counts by how unlikely it was, less the
+/// number of runs that it might have been, at as many positions and of as many lengths.
+fn copied(scores: &[TokenScore], repeated: Option<&Repeated>) -> f64 {
     // Most answers have nothing in common with others, which says little for them.
-    let found = match repeated.tokens.is_empty() {
-        true => 0.0,
-        false => log_e.min(LARGEST_COPIED).exp(),
+    let Some(Repeated { spans, kept }) = repeated else { return LEFT.ln() };
+    let length = scores.len().max(1) as f64;
+    let chances = ((*kept).max(1) as f64 * length * length).ln();
+    let surprise = |&(start, end): &(u32, u32)| -> f64 {
+        let span = scores.get(start as usize..end as usize).unwrap_or_default();
+        -span.iter().map(|score| f64::from(score.tempered).min(0.0)).sum::<f64>()
     };
-    ((1.0 - LEFT) * found + LEFT).ln()
+    let log_e: f64 = spans.iter().map(|span| surprise(span) - chances).sum();
+    ((1.0 - LEFT) * log_e.min(LARGEST_COPIED).exp() + LEFT).ln()
 }
 
 /// What explains the tokens best.

@@ -21,14 +21,13 @@ mod words;
 
 use std::sync::Arc;
 
-use common::checks::{Check, EValue, Evidence, Finding, Verdict};
+use common::checks::{Check, EValue, Evidence, Finding, Repeated, Verdict};
 use common::format::NumericFormat;
 use common::openai::Asked;
 use engine::{ModelInfo, Reference};
 
 pub use form::examine;
 
-use crate::duplicates::Repeated;
 pub use null::Null;
 
 /// What a task permits, and what is known of it.
@@ -46,9 +45,7 @@ impl Standard {
     pub fn assumed(formats: &[NumericFormat]) -> Self {
         Self { null: Arc::new(Null::assumed(formats)), calibrated: false, seeded: true }
     }
-}
 
-impl Standard {
     /// For miners whose engines draw with a seed of their own.
     pub fn without_seeds(self) -> Self {
         Self { seeded: false, ..self }
@@ -85,7 +82,7 @@ pub fn judge(
     asked: &Asked,
     model: &ModelInfo,
     reference: &Reference,
-    repeated: &Repeated,
+    repeated: Option<Repeated>,
     standard: &Standard,
 ) -> Result<Verdict, BadReference> {
     let generated = &check.receipt.generated;

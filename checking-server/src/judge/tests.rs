@@ -1,4 +1,4 @@
-use common::checks::{Check, Finding, Verdict};
+use common::checks::{Check, Finding, Repeated, Verdict};
 use common::format::NumericFormat;
 use common::generation::FinishReason;
 use common::openai::{Asked, Kind, Limits, parse};
@@ -8,7 +8,6 @@ use engine::{ModelInfo, Reference, Rival, TokenScore};
 use proptest::prelude::*;
 
 use super::{BadReference, Standard, examine, judge};
-use crate::duplicates::Repeated;
 
 fn standard() -> Standard {
     Standard::assumed(&[NumericFormat::F32, NumericFormat::F16])
@@ -80,15 +79,8 @@ impl Case {
 
     fn verdict(&self) -> Verdict {
         assert_eq!(self.examined(), []);
-        judge(
-            &self.check(),
-            &self.asked_for(),
-            &model(),
-            &self.reference,
-            &Repeated::default(),
-            &standard(),
-        )
-        .unwrap()
+        judge(&self.check(), &self.asked_for(), &model(), &self.reference, None, &standard())
+            .unwrap()
     }
 
     /// Makes every `every`th token a mismatch with this deficit.
@@ -424,15 +416,7 @@ fn logprobs_of_another_numeric_format_cost_nothing() {
 fn without_seeds_likely_tokens_are_honest_and_unlikely_ones_are_not() {
     let judged = |case: &Case| {
         let standard = standard().without_seeds();
-        judge(
-            &case.check(),
-            &case.asked_for(),
-            &model(),
-            &case.reference,
-            &Repeated::default(),
-            &standard,
-        )
-        .unwrap()
+        judge(&case.check(), &case.asked_for(), &model(), &case.reference, None, &standard).unwrap()
     };
     // Half of the tokens are not those of the seed.
     let mut case = Case::honest(60).mismatching(2, 2.0);
@@ -462,15 +446,26 @@ fn without_seeds_likely_tokens_are_honest_and_unlikely_ones_are_not() {
 #[test]
 fn an_answer_that_was_given_before_is_worth_nothing_unless_its_seed_draws_it() {
     let case = Case::honest(60);
-    let repeated = Repeated { tokens: (0..60).map(|at| at >= 10).collect(), kept: 1_000 };
+    let repeated = Some(Repeated { spans: vec![(10, 60)], kept: 1_000 });
     let judged = |standard: &Standard| {
         let (check, asked) = (case.check(), case.asked_for());
-        judge(&check, &asked, &model(), &case.reference, &repeated, standard).unwrap()
+        judge(&check, &asked, &model(), &case.reference, repeated.clone(), standard).unwrap()
     };
     assert_eq!(judged(&standard()).quality, 1.0);
     let verdict = judged(&standard().without_seeds());
     assert_eq!(verdict.quality, 0.0, "{verdict:?}");
     assert!(verdict.reasons[0].contains("was given before"), "{verdict:?}");
+    assert_eq!(verdict.evidence.repeated, repeated);
+}
+
+#[test]
+fn a_span_that_an_answer_does_not_have_says_nothing() {
+    let case = Case::honest(60);
+    let repeated = Some(Repeated { spans: vec![(50, 90), (30, 20)], kept: u64::MAX });
+    let standard = standard().without_seeds();
+    let (check, asked) = (case.check(), case.asked_for());
+    let verdict = judge(&check, &asked, &model(), &case.reference, repeated, &standard).unwrap();
+    assert_eq!(verdict.quality, 1.0, "{verdict:?}");
 }
 
 #[test]
@@ -499,25 +494,13 @@ fn a_miner_is_told_when_it_reads_another_prompt() {
 fn a_reference_that_does_not_fit_is_the_engines_fault() {
     let mut case = Case::honest(5);
     case.reference.tokens.pop();
-    let judged = judge(
-        &case.check(),
-        &case.asked_for(),
-        &model(),
-        &case.reference,
-        &Repeated::default(),
-        &standard(),
-    );
+    let judged =
+        judge(&case.check(), &case.asked_for(), &model(), &case.reference, None, &standard());
     assert_eq!(judged, Err(BadReference::Length { expected: 5, got: 4 }));
     let mut case = Case::honest(5);
     case.reference.tokens[2].deficit = f32::NAN;
-    let judged = judge(
-        &case.check(),
-        &case.asked_for(),
-        &model(),
-        &case.reference,
-        &Repeated::default(),
-        &standard(),
-    );
+    let judged =
+        judge(&case.check(), &case.asked_for(), &model(), &case.reference, None, &standard());
     assert_eq!(judged, Err(BadReference::NotANumber { position: 2 }));
 }
 
@@ -553,7 +536,7 @@ proptest! {
         case.generated.logprobs = scores.iter().map(|score| score.2).collect();
         case.reference.tokens = scores.into_iter().map(|score| score.0).collect();
         let verdict =
-            judge(&case.check(), &case.asked_for(), &model(), &case.reference, &Repeated::default(), &standard()).unwrap();
+            judge(&case.check(), &case.asked_for(), &model(), &case.reference, None, &standard()).unwrap();
         prop_assert!((0.0..=1.0).contains(&verdict.quality));
         let evidence = &verdict.evidence;
         for number in [
