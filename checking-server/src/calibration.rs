@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use common::format::NumericFormat;
-use engine::{Engine, Native, Reference, ReferencePass, TokenScore};
+use engine::{Engine, EngineError, Native, Reference, ReferencePass, TokenScore};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -68,11 +68,10 @@ struct Measured {
     held_back: Vec<HeldBack>,
 }
 
-/// An answer, and what the reference says of it: as drawn with the request's seed, and as if with another one.
 struct HeldBack {
+    request: Request,
     given: Given,
-    seeded: (Request, Reference),
-    unseeded: (Request, Reference),
+    ours: Reference,
 }
 
 impl Calibration {
@@ -135,7 +134,7 @@ impl Calibration {
         for format in formats {
             progress(&format!("calibrating: {format}"));
             let stack = subject.load(format)?;
-            measured.insert(format, measure(subject, &reference, &stack, format, requests)?);
+            measured.insert(format, measure(&reference, &stack, format, requests)?);
         }
         let null = |formats: &Vec<NumericFormat>| null(subject, &reference, formats, &measured);
         Ok(Self {
@@ -199,7 +198,6 @@ impl Calibration {
 }
 
 fn measure(
-    subject: &Subject,
     reference: &Native,
     stack: &Native,
     format: NumericFormat,
@@ -211,33 +209,26 @@ fn measure(
     let pairs: Vec<_> = (0..).zip(requests.iter().zip(given)).collect();
     let looked = each(&pairs, reference.parallel(), |(index, (request, given))| {
         let generation = request.asked.generation.clone();
-        let pass =
-            ReferencePass { top: TOP, ..ReferencePass::new(generation, given.tokens.clone()) };
-        let ours = reference.score(pass.clone())?;
         // Half of the answers make the bounds, the others tell what is left after them.
-        if index % 2 == 0 {
-            return Ok::<_, anyhow::Error>((ours, Other::Stack(stack.score(pass)?)));
-        }
-        let reseeded = subject.reseeded(request)?;
-        let generation = reseeded.asked.generation.clone();
-        let pass =
-            ReferencePass { likelihoods: true, ..ReferencePass::new(generation, pass.tokens) };
-        Ok((ours, Other::Unseeded(Box::new(reseeded), reference.score(pass)?)))
+        let makes_bounds = index % 2 == 0;
+        let pass = ReferencePass {
+            top: TOP,
+            likelihoods: !makes_bounds,
+            ..ReferencePass::new(generation, given.tokens.clone())
+        };
+        let theirs = makes_bounds.then(|| stack.score(pass.clone())).transpose()?;
+        Ok::<_, EngineError>((reference.score(pass)?, theirs))
     })?;
-    for ((_, (request, given)), (ours, other)) in pairs.into_iter().zip(looked) {
+    for ((_, (request, given)), (ours, theirs)) in pairs.into_iter().zip(looked) {
         let reported = given.tokens.iter().zip(&given.logprobs);
         for (score, (&token, &logprob)) in ours.tokens.iter().zip(reported) {
             same += usize::from(score.drawn == token);
             distance += f64::from((score.logprob - logprob).abs());
             tokens += 1;
         }
-        let theirs = match other {
-            Other::Stack(theirs) => theirs,
-            Other::Unseeded(reseeded, unseeded) => {
-                let (seeded, unseeded) = ((request.clone(), ours), (*reseeded, unseeded));
-                held_back.push(HeldBack { given, seeded, unseeded });
-                continue;
-            }
+        let Some(theirs) = theirs else {
+            held_back.push(HeldBack { request: request.clone(), given, ours });
+            continue;
         };
         for (ours, theirs) in ours.tokens.iter().zip(&theirs.tokens) {
             noise(ours, theirs, &mut differences);
@@ -258,12 +249,6 @@ fn measure(
         strays: Strays::measured(&seen),
         held_back,
     })
-}
-
-/// The second look at an answer.
-enum Other {
-    Stack(Reference),
-    Unseeded(Box<Request>, Reference),
 }
 
 /// How differently two stacks see the drawn token against each of its rivals.
@@ -295,11 +280,10 @@ fn null(
     let standard = Standard { null: Arc::new(null.clone()), calibrated: true, seeded: true };
     let unseeded = standard.clone().without_seeds();
     for stack in stacks {
-        let of_each = |look: fn(&HeldBack) -> &(Request, Reference), standard: &Standard| {
+        let of_each = |standard: &Standard| {
             let mut values: BTreeMap<String, Vec<f64>> = BTreeMap::new();
-            for held_back in &stack.held_back {
-                let (request, ours) = look(held_back);
-                let check = subject.check(request, &held_back.given);
+            for HeldBack { request, given, ours } in &stack.held_back {
+                let check = subject.check(request, given);
                 let verdict =
                     judge(&check, &request.asked, reference.model(), ours, None, standard)?;
                 for e in verdict.evidence.e_values {
@@ -308,8 +292,9 @@ fn null(
             }
             Ok::<_, BadReference>(values)
         };
-        widen(&mut null.drift, &of_each(|answer| &answer.seeded, &standard)?);
-        widen(&mut null.drift_without_seeds, &of_each(|answer| &answer.unseeded, &unseeded)?);
+        widen(&mut null.drift, &of_each(&standard)?);
+        // Without a look at the draw, it is that of any other seed.
+        widen(&mut null.drift_without_seeds, &of_each(&unseeded)?);
     }
     Ok(null)
 }

@@ -49,6 +49,8 @@ struct Open<'a> {
     check: Check,
     asked: Asked,
     task: &'a Task,
+    /// What it has in common with answers that were sent before it.
+    repeated: Option<Repeated>,
 }
 
 /// A result, and its task if that is known here.
@@ -112,7 +114,7 @@ impl Checker {
             let outcome = Outcome::Verdict(judge::refuse(findings));
             return Err((Some(check.task), CheckResult { id: check.id, outcome }));
         }
-        Ok(Open { check, asked, task })
+        Ok(Open { check, asked, task, repeated: None })
     }
 
     /// Queues every open check, or none if one of their queues has no room.
@@ -128,7 +130,9 @@ impl Checker {
         for (queue, count) in self.queues.iter().zip(wanted) {
             places.push(queue.reserve(count).map_err(|retry_after| Busy { retry_after })?);
         }
-        let mut submit = |open: Open<'a>| {
+        let mut submit = |mut open: Open<'a>| {
+            // In the order in which answers are sent, oldest first: whoever copies comes after whom was copied.
+            open.repeated = self.repeated(&open);
             let tokens = open.check.receipt.generated.tokens.clone();
             let pass = ReferencePass {
                 likelihoods: !open.task.standard.seeded,
@@ -141,8 +145,8 @@ impl Checker {
     }
 
     /// What the answer has in common with earlier ones, where that matters.
-    fn repeated(&self, check: &Check, asked: &Asked, task: &Task) -> Option<Repeated> {
-        if task.standard.seeded {
+    fn repeated(&self, Open { check, asked, task, .. }: &Open<'_>) -> Option<Repeated> {
+        if task.standard.seeded || asked.generation.sampling.temperature == 0.0 {
             return None;
         }
         let mut indices = self.indices.lock().unwrap_or_else(PoisonError::into_inner);
@@ -150,11 +154,10 @@ impl Checker {
     }
 
     async fn finish(&self, open: Open<'_>, pending: Pending) -> Judged {
-        let Open { check, asked, task } = open;
+        let Open { check, asked, task, repeated } = open;
         let outcome = match pending.await.unwrap_or(Err(NoReference::Closing)) {
             Ok(reference) => {
                 let model = self.queues[task.queue].model();
-                let repeated = self.repeated(&check, &asked, task);
                 match judge::judge(&check, &asked, model, &reference, repeated, &task.standard) {
                     Ok(verdict) => Outcome::Verdict(verdict),
                     Err(error) => Outcome::Unchecked { reason: error.to_string(), retry: true },

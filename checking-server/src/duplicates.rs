@@ -19,8 +19,17 @@ const MOST: usize = 200_000;
 /// The runs of one task's answers.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
-    runs: HashMap<u64, Origin>,
+    runs: HashMap<u64, Place>,
     oldest_first: VecDeque<u64>,
+    answers: u64,
+}
+
+/// Where a run is kept from.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    origin: Origin,
+    answer: u64,
+    position: u32,
 }
 
 /// Where a run was given first: the request's seed, or the whole request if it has none.
@@ -45,27 +54,38 @@ impl Index {
     pub(crate) fn look(&mut self, asked: &Asked, generated: &Generated) -> Option<Repeated> {
         let own = Origin::of(asked, generated);
         let kept = self.runs.len() as u64;
+        self.answers += 1;
         let mut spans: Vec<(u32, u32)> = Vec::new();
-        for (start, run) in (0..).zip(generated.tokens.windows(RUN)) {
+        let mut last: Option<Place> = None;
+        for (position, run) in (0..).zip(generated.tokens.windows(RUN)) {
             let bytes: Vec<u8> = run.iter().flat_map(|token| token.to_le_bytes()).collect();
             let key = hash(&bytes);
-            match self.runs.get(&key) {
-                Some(origin) if *origin != own => {
-                    let end = start + RUN as u32;
-                    match spans.last_mut() {
-                        Some(last) if start < last.1 => last.1 = end,
-                        _ => spans.push((start, end)),
-                    }
-                }
-                Some(_) => {}
-                None => self.keep(key, own),
+            let found = self.runs.get(&key).copied();
+            if found.is_none() {
+                self.keep(key, Place { origin: own, answer: self.answers, position });
             }
+            let before = last.take();
+            let Some(place) = found.filter(|place| place.origin != own) else { continue };
+            let end = position + RUN as u32;
+            let goes_on = before.is_some_and(|before| {
+                (before.answer, before.position + 1) == (place.answer, place.position)
+            });
+            match spans.last_mut() {
+                Some(span) if goes_on => span.1 = end,
+                // Another coincidence, of the tokens that are new.
+                Some(span) => {
+                    let start = position.max(span.1);
+                    spans.push((start, end));
+                }
+                None => spans.push((position, end)),
+            }
+            last = Some(place);
         }
         (!spans.is_empty()).then_some(Repeated { spans, kept })
     }
 
-    fn keep(&mut self, key: u64, origin: Origin) {
-        self.runs.insert(key, origin);
+    fn keep(&mut self, key: u64, place: Place) {
+        self.runs.insert(key, place);
         self.oldest_first.push_back(key);
         if self.oldest_first.len() > MOST
             && let Some(oldest) = self.oldest_first.pop_front()
@@ -138,6 +158,11 @@ mod tests {
         mixed.extend(&tokens[10..30]);
         mixed.extend(&tokens[45..]);
         assert_eq!(spans(look(&mut index, Some(2), &mixed)), [(20, 40), (40, 55)]);
+        // What overlaps by chance is no longer copy.
+        let mut two: Vec<u32> = tokens[..12].to_vec();
+        look(&mut index, Some(4), &[11, 70, 71, 72, 73, 74, 75, 76, 77, 78, 79, 80]);
+        two.extend(70..81);
+        assert_eq!(spans(look(&mut index, Some(5), &two)), [(0, 12), (12, 23)]);
         // Too short to be no chance.
         assert_eq!(look(&mut index, Some(3), &tokens[..RUN - 1]), None);
     }

@@ -88,7 +88,7 @@ struct Benchmark {
     #[arg(long, default_value_t = 500)]
     held_out: u32,
     /// An OpenAI-compatible server of the claimed model that reports token ids, as NAME=URL with the model's name there and the
-    /// address up to /v1: its answers are judged as honest ones without seeds. May be given several times.
+    /// address up to /v1: its answers are judged as honest ones in f32, without seeds. May be given several times.
     #[arg(long = "remote", value_name = "NAME=URL")]
     remotes: Vec<NamedUrl>,
     /// Print JSON.

@@ -15,8 +15,6 @@ use rand::rngs::StdRng;
 use tasks::wire::miner_body;
 use tasks::{Catalogue, Task, synthetic};
 
-/// Makes another seed of one, that JSON can hold as well.
-const OTHER_SEED: u64 = 0x5EED;
 /// Answers that an engine computes at once.
 const AT_ONCE: usize = 24;
 /// Tokens of the longest answer that is asked for.
@@ -140,17 +138,6 @@ prompts = {{ words = {{ min = 5, max = 60 }} }}
         let body = miner_body(&self.task.id, &generation);
         let asked = parse(self.task.kind, body.as_bytes(), self.task.limits())?;
         Ok(Request { body, asked })
-    }
-
-    /// The same request with another seed: who answers the one has not drawn with the seed of the other.
-    ///
-    /// # Errors
-    /// If the task does not take it.
-    pub(crate) fn reseeded(&self, request: &Request) -> anyhow::Result<Request> {
-        let generation = request.asked.generation.clone();
-        let sampling =
-            Sampling { seed: generation.sampling.seed ^ OTHER_SEED, ..generation.sampling };
-        self.request(Generation { sampling, ..generation })
     }
 
     /// The receipt of an answer, and what else a checking server gets.

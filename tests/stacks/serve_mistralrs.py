@@ -2,8 +2,9 @@
 
     serve_mistralrs.py FOLDER NAME ADDRESS
 
-It writes its address, up to the version, to the file ADDRESS, as the package itself prints, and serves until it is ended. Only what the benchmark of the checking server
-asks for is there: chats, streamed in one piece, at a temperature. The engine draws with seeds of its own.
+It writes its address, up to the version, to the file ADDRESS (the package prints to the standard output) and serves until
+it is ended. Only what the benchmark of the checking server asks for is there: chats, streamed in one piece, at a temperature.
+The engine draws with seeds of its own.
 """
 
 import json
@@ -13,6 +14,9 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import mistralrs
+
+# Answers until one has no token whose id cannot be told: few have any.
+TRIES = 5
 
 
 def spelling():
@@ -64,13 +68,14 @@ class Model:
             logprobs=True,
             top_logprobs=asked["top_logprobs"],
         )
-        ids = [None]
-        while None in ids:
+        for _ in range(TRIES):
             with self.lock:
                 response = self.runner.send_chat_completion_request(request)
             choice = response.choices[0]
             content = choice.logprobs.content
             ids = [self.id(entry) for entry in content]
+            if None not in ids:
+                break
         yield {
             "choices": [{"index": 0, "delta": {"content": ""}}],
             "prompt_token_ids": [0] * response.usage.prompt_tokens,

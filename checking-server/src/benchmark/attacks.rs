@@ -35,15 +35,15 @@ pub(super) struct Coarse {
 /// An attack, and the requests and answers that it was tried on.
 pub(super) struct Tried {
     pub(super) name: &'static str,
-    /// Whether the answers were given before as a whole.
-    pub(super) is_copied: bool,
+    /// What the answers are copies of, and was given before.
+    pub(super) copied_from: Option<(Vec<Request>, Vec<Given>)>,
     pub(super) requests: Vec<Request>,
     pub(super) given: Vec<Given>,
 }
 
 impl Tried {
     fn of(name: &'static str, requests: Vec<Request>, given: Vec<Given>) -> Self {
-        Self { name, is_copied: false, requests, given }
+        Self { name, copied_from: None, requests, given }
     }
 }
 
@@ -96,7 +96,7 @@ impl Workshop<'_> {
             Generation { sampling, ..asked }
         };
         let reseeded = answers(self.claimed, requests, other_seed)?;
-        run("wrong seed, or a copy of another miner's answer", reseeded.clone())?;
+        run("wrong seed", reseeded.clone())?;
         run("best of 4 by likelihood", self.best(requests)?)?;
         run("constant log-probabilities", honest.iter().map(constant).collect())?;
         let cheap = self.by(self.sibling, requests, honest)?;
@@ -104,7 +104,14 @@ impl Workshop<'_> {
 
         let name = "cached replay: the answer to another request";
         let replayed = Tried::of(name, requests.to_vec(), rotated(honest));
-        done(Tried { is_copied: true, ..replayed })?;
+        done(Tried { copied_from: Some((requests.to_vec(), honest.to_vec())), ..replayed })?;
+        let mut earlier = requests.to_vec();
+        for request in &mut earlier {
+            request.asked.generation = other_seed(request.asked.generation.clone());
+        }
+        let name = "copy of an earlier answer to the same prompt";
+        let copied = Tried::of(name, requests.to_vec(), reseeded.clone());
+        done(Tried { copied_from: Some((earlier, reseeded)), ..copied })?;
         self.changed(requests, honest, &mut done)
     }
 

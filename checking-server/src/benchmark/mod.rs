@@ -12,7 +12,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use anyhow::Context;
-use common::checks::Verdict;
+use common::checks::Repeated;
 use common::format::NumericFormat;
 use engine::{
     Embedded, EmbeddedConfig, Engine, Native, NumberFormat, Purpose, Quantisation, ReferencePass,
@@ -156,8 +156,6 @@ pub async fn run(plan: &Plan, made_at: String, progress: impl Fn(&str)) -> anyho
 
     progress("attacks");
     let (asked, good) = attacked(&subject, &reference, plan)?;
-    // What a replay repeats was given and checked.
-    bench.weigh_all(&asked, &good, true)?;
     let mut coarse = Vec::new();
     for (name, forged, mixed, quantisation) in [
         ("int8 (q8_0)", "int8 (q8_0), forged log-probabilities", None, Quantisation::Q8_0),
@@ -181,7 +179,13 @@ pub async fn run(plan: &Plan, made_at: String, progress: impl Fn(&str)) -> anyho
     let mut attacks = Vec::new();
     workshop.all(&asked, &good, coarse, |tried| {
         progress(&format!("attack: {}", tried.name));
-        let Tried { name, is_copied, requests, given } = tried;
+        let Tried { name, copied_from, requests, given } = tried;
+        let is_copied = copied_from.is_some();
+        for (request, given) in
+            copied_from.iter().flat_map(|(asked, given)| asked.iter().zip(given))
+        {
+            bench.look(request, given);
+        }
         let answers = bench.weigh_all(&requests, &given, is_copied)?;
         attacks.push(Case { name: name.to_owned(), format: None, held_out: false, answers });
         Ok(())
@@ -270,15 +274,21 @@ impl Bench<'_> {
             });
         }
         let generation = request.asked.generation.clone();
-        let pass =
-            ReferencePass { top: 20, ..ReferencePass::new(generation, given.tokens.clone()) };
+        let pass = ReferencePass {
+            top: 20,
+            likelihoods: true,
+            ..ReferencePass::new(generation, given.tokens.clone())
+        };
         let reference = self.reference.score(pass)?;
         let mut verdicts = self
             .standards
             .iter()
             .map(|standard| judge(&check, &request.asked, model, &reference, None, standard))
             .collect::<Result<Vec<_>, _>>()?;
-        verdicts.push(self.weigh_without_seeds(request, given, compared)?);
+        // The first policy once more, without a look at the draw.
+        let unseeded = self.standards[0].clone().without_seeds();
+        let repeated = if compared { self.look(request, given) } else { None };
+        verdicts.push(judge(&check, &request.asked, model, &reference, repeated, &unseeded)?);
         let baselines = Baselines::of(
             given,
             &reference.tokens,
@@ -288,31 +298,11 @@ impl Bench<'_> {
         Ok(Weighed { verdicts, tokens: given.tokens.len(), baselines: Some(baselines) })
     }
 
-    /// The same answer to a request with another seed, by the first policy.
-    fn weigh_without_seeds(
-        &self,
-        request: &Request,
-        given: &Given,
-        compared: bool,
-    ) -> anyhow::Result<Verdict> {
-        let request = self.subject.reseeded(request)?;
-        let check = self.subject.check(&request, given);
-        let generation = request.asked.generation.clone();
-        let pass = ReferencePass {
-            likelihoods: true,
-            ..ReferencePass::new(generation, given.tokens.clone())
-        };
-        let reference = self.reference.score(pass)?;
-        let standard = self.standards[0].clone().without_seeds();
-        let repeated = match compared {
-            true => {
-                let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
-                index.look(&request.asked, &check.receipt.generated)
-            }
-            false => None,
-        };
-        let model = self.reference.model();
-        Ok(judge(&check, &request.asked, model, &reference, repeated, &standard)?)
+    /// What an answer has in common with earlier ones; it is one of them from now on.
+    fn look(&self, request: &Request, given: &Given) -> Option<Repeated> {
+        let generated = self.subject.check(request, given).receipt.generated;
+        let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
+        index.look(&request.asked, &generated)
     }
 
     /// Checks of answers of about 100 tokens per second, on everything this machine has.

@@ -73,9 +73,9 @@ impl Report {
         policies(&mut page, &self.policies);
         let _ = writeln!(
             page,
-            "\n## Without seeds, permitted {first}\n\nThe same answers, judged as if they had been asked for with another seed: all \
-             that is known of a token is how likely it was, as of miners whose engines cannot draw with the requests' seeds \
-             (`checking.seeded = false`). A wrong seed is no cheat then.\n"
+            "\n## Without seeds, permitted {first}\n\nThe same answers, judged without a look at what the seed draws: all that is \
+             known of a token is how likely it was, as of miners whose engines draw in their own way (`checking.seeded = false`). A \
+             wrong seed is no cheat then.\n"
         );
         honest(&mut page, &self.without_seeds.honest);
         page.push('\n');

@@ -67,6 +67,7 @@ pub(super) fn measure(
     }
 
     let random = sampling.temperature > 0.0;
+    let is_clear = sampling.temperature >= standard.null.least_temperature();
     let first_of_ending = scores.len().saturating_sub(ending);
     let seen = || {
         scores.iter().zip(&generated.tokens).enumerate().map(|(position, (score, &given))| Seen {
@@ -75,6 +76,7 @@ pub(super) fn measure(
             scale: if random { sampling.temperature } else { 1.0 },
             random,
             seeded: standard.seeded,
+            is_clear,
             top_p: sampling.top_p,
             vocabulary: f64::from(model.vocabulary.max(1)),
             ends: &model.end_tokens,
@@ -92,7 +94,11 @@ pub(super) fn measure(
         let log_e: f64 = match suspect.hypothesis {
             Hypothesis::Logprobs => null.strays.log_e(log_stray, scores.len()),
             // With seeds, whoever repeats what the seed draws is honest.
-            Hypothesis::Copied if random && !standard.seeded => copied(scores, repeated.as_ref()),
+            Hypothesis::Copied if random && is_clear && !standard.seeded => {
+                let surprises: Vec<f64> =
+                    seen().map(|seen| -seen.bound(&null.survival).ln()).collect();
+                copied(&surprises, repeated.as_ref())
+            }
             Hypothesis::Copied => 0.0,
             hypothesis => seen().map(|seen| seen.log_ratio(hypothesis, &null.survival)).sum(),
         };
@@ -146,16 +152,16 @@ pub(super) fn measure(
 
 /// Logarithm of the e-value of what was given before: each span that is found again counts by how unlikely it was, less the
 /// number of runs that it might have been, at as many positions and of as many lengths.
-fn copied(scores: &[TokenScore], repeated: Option<&Repeated>) -> f64 {
+fn copied(surprises: &[f64], repeated: Option<&Repeated>) -> f64 {
     // Most answers have nothing in common with others, which says little for them.
     let Some(Repeated { spans, kept }) = repeated else { return LEFT.ln() };
-    let length = scores.len().max(1) as f64;
+    let length = surprises.len().max(1) as f64;
     let chances = ((*kept).max(1) as f64 * length * length).ln();
-    let surprise = |&(start, end): &(u32, u32)| -> f64 {
-        let span = scores.get(start as usize..end as usize).unwrap_or_default();
-        -span.iter().map(|score| f64::from(score.tempered).min(0.0)).sum::<f64>()
+    let of_span = |&(start, end): &(u32, u32)| -> f64 {
+        let span = surprises.get(start as usize..end as usize).unwrap_or_default();
+        span.iter().sum::<f64>() - chances
     };
-    let log_e: f64 = spans.iter().map(|span| surprise(span) - chances).sum();
+    let log_e: f64 = spans.iter().map(of_span).sum();
     ((1.0 - LEFT) * log_e.min(LARGEST_COPIED).exp() + LEFT).ln()
 }
 

@@ -87,6 +87,8 @@ pub struct Seen<'a> {
     pub random: bool,
     /// Whether tokens are drawn with the request's seed. Otherwise only their distribution is known.
     pub seeded: bool,
+    /// Whether the temperature is so far above honest noise that this hardly changes how likely a token is.
+    pub is_clear: bool,
     /// The part of the distribution that is drawn from, `0.0..=1.0`.
     pub top_p: f64,
     /// Number of token ids.
@@ -117,12 +119,16 @@ impl Seen<'_> {
     pub fn log_ratio(&self, hypothesis: Hypothesis, honest: &Survival) -> f64 {
         let Some(likelihood) = self.likelihood(hypothesis) else { return 0.0 };
         let ratio = (likelihood / self.bound(honest)).ln();
-        let decides = self.is_ending || self.ends.contains(&self.score.drawn);
+        let should_end = match self.is_drawn_unseen() {
+            true => self.score.end > 0.5,
+            false => self.ends.contains(&self.score.drawn),
+        };
+        let decides = self.is_ending || should_end;
         if decides { ratio } else { ratio.min(TOKEN_LIMIT) }
     }
 
-    /// What no permitted stack exceeds in probability.
-    fn bound(&self, honest: &Survival) -> f64 {
+    /// What no permitted stack exceeds in probability; without seeds up to the noise that a calibration's drift stands for.
+    pub fn bound(&self, honest: &Survival) -> f64 {
         let by_deficit = |deficit| match self.is_ending || self.ends.contains(&self.given) {
             true => honest.bound_of_end(deficit),
             false => honest.bound(deficit),
@@ -165,6 +171,9 @@ impl Seen<'_> {
 
     /// The same where only the distribution of tokens is known.
     fn likelihood_unseen(&self, hypothesis: Hypothesis) -> Option<f64> {
+        if !self.is_clear {
+            return None;
+        }
         let plain = self.plain();
         let end = f64::from(self.score.end).clamp(0.0, 1.0);
         let is_end = self.ends.contains(&self.given);

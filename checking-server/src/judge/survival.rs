@@ -81,6 +81,12 @@ impl Survival {
         after.checked_sub(1).and_then(|at| self.steps.get(at)).map_or(1.0, |&(_, bound)| bound)
     }
 
+    /// The deficit from which on noise turns a draw over once in a hundred times at most, in nats of logits.
+    pub fn scale(&self) -> f64 {
+        let rare = self.steps.iter().find(|(_, bound)| *bound <= 0.01);
+        rare.or(self.steps.last()).map_or(f64::INFINITY, |(edge, _)| *edge)
+    }
+
     /// Whether it can be a bound at all: what a file says is not trusted.
     pub fn is_sound(&self) -> bool {
         !self.steps.is_empty()
@@ -141,6 +147,12 @@ mod tests {
         assert!((upper_bound(3, 100, 0.95) - 0.0757).abs() < 1e-3);
         assert_eq!(upper_bound(5, 5, 0.95), 1.0);
         assert_eq!(upper_bound(0, 0, 0.95), 1.0);
+    }
+
+    #[test]
+    fn the_scale_grows_with_the_noise() {
+        let scales = [0.001, 0.01, 0.1].map(|scale| Survival::assumed(scale).scale());
+        assert!(scales.is_sorted() && scales[1] > 0.01 && scales[1] < 0.03, "{scales:?}");
     }
 
     #[test]

@@ -7,6 +7,8 @@ use common::{Keypair, TaskId};
 use engine::{ModelInfo, Reference, Rival, TokenScore};
 use proptest::prelude::*;
 
+use super::hypotheses::{SUSPECTS, Seen, Suspect};
+use super::survival::Survival;
 use super::{BadReference, Standard, examine, judge};
 
 fn standard() -> Standard {
@@ -459,6 +461,48 @@ fn an_answer_that_was_given_before_is_worth_nothing_unless_its_seed_draws_it() {
 }
 
 #[test]
+fn what_top_p_makes_likely_is_no_copy() {
+    let mut case = Case::asked(60, r#","temperature":1,"top_p":0.05"#);
+    // Each token is the only one that may be drawn.
+    for score in &mut case.reference.tokens {
+        score.tempered = 0.06_f32.ln();
+    }
+    let repeated = Some(Repeated { spans: vec![(0, 60)], kept: 1_000 });
+    let standard = standard().without_seeds();
+    let (check, asked) = (case.check(), case.asked_for());
+    let verdict = judge(&check, &asked, &model(), &case.reference, repeated, &standard).unwrap();
+    assert_eq!(verdict.quality, 1.0, "{verdict:?}");
+}
+
+#[test]
+fn near_the_noise_of_honest_stacks_a_temperature_says_nothing_without_seeds() {
+    let quality = |temperature: f64| {
+        let mut case = Case::asked(60, &format!(r#","temperature":{temperature}"#));
+        // A near-tie that another stack sees the other way round.
+        for score in case.reference.tokens.iter_mut().step_by(6) {
+            score.tempered = -15.0;
+        }
+        let (check, asked) = (case.check(), case.asked_for());
+        let standard = standard().without_seeds();
+        judge(&check, &asked, &model(), &case.reference, None, &standard).unwrap().quality
+    };
+    assert_eq!((quality(0.01), quality(1.0)), (1.0, 0.0));
+}
+
+#[test]
+fn an_end_that_is_put_off_is_found_without_seeds() {
+    let mut case = Case::honest(60);
+    for score in case.reference.tokens.iter_mut().skip(40) {
+        // The model ends the answer at each of the last tokens, all but certainly.
+        (score.end, score.tempered) = (0.95, 0.05_f32.ln());
+    }
+    let standard = standard().without_seeds();
+    let (check, asked) = (case.check(), case.asked_for());
+    let verdict = judge(&check, &asked, &model(), &case.reference, None, &standard).unwrap();
+    assert_eq!(verdict.quality, 0.0, "{verdict:?}");
+}
+
+#[test]
 fn a_span_that_an_answer_does_not_have_says_nothing() {
     let case = Case::honest(60);
     let repeated = Some(Repeated { spans: vec![(50, 90), (30, 20)], kept: u64::MAX });
@@ -526,6 +570,46 @@ fn any_score() -> impl Strategy<Value = TokenScore> {
 }
 
 proptest! {
+    /// Whatever is likely at a position: the mean over honest draws is no more than 1 for each hypothesis.
+    #[test]
+    fn without_seeds_honest_draws_gain_nothing_on_average(
+        weights in prop::collection::vec(1e-6..1.0_f64, 6), top_p in 0.3..1.0_f64,
+    ) {
+        let tempered = |factor: f64| -> Vec<f64> {
+            let most = weights.iter().copied().fold(0.0, f64::max);
+            let powers: Vec<f64> =
+                weights.iter().map(|weight| (weight / most).powf(1.0 / factor)).collect();
+            let sum: f64 = powers.iter().sum();
+            powers.into_iter().map(|power| power / sum).collect()
+        };
+        let plain = tempered(1.0);
+        let others = [1e-3, 0.8, 0.9, 1.1].map(tempered);
+        // The likeliest tokens that together reach `top_p`.
+        let mut order: Vec<usize> = (0..6).collect();
+        order.sort_by(|a, b| plain[*b].total_cmp(&plain[*a]));
+        let mut mass = 0.0;
+        order.retain(|&token| {
+            let takes_part = mass < top_p;
+            mass += if takes_part { plain[token] } else { 0.0 };
+            takes_part
+        });
+        let survival = Survival::assumed(0.01);
+        for Suspect { hypothesis, name, .. } in SUSPECTS {
+            let mean: f64 = order.iter().map(|&token| {
+                let mut score = score(token as u32);
+                score.tempered = plain[token].ln() as f32;
+                score.otherwise = Some(others.each_ref().map(|other| other[token].ln() as f32));
+                score.end = plain[2] as f32;
+                let seen = Seen {
+                    score: &score, given: token as u32, scale: 1.0, random: true, seeded: false,
+                    is_clear: true, top_p, vocabulary: 6.0, ends: &[END], is_ending: token == 2,
+                };
+                plain[token] / mass * seen.log_ratio(hypothesis, &survival).exp()
+            }).sum();
+            prop_assert!(mean <= 1.0 + 1e-4, "{name}: {mean}");
+        }
+    }
+
     #[test]
     fn every_verdict_is_a_number_between_zero_and_one(
         scores in prop::collection::vec((any_score(), 0u32..100, -1e30f32..0.0), 1..120),

@@ -89,7 +89,7 @@ pub(super) fn of_suspect(measured: &Measured, asked: &Asked, model: &ModelInfo) 
             };
             if !measured.is_seeded {
                 return format!(
-                    "the tokens are not what {name} writes: they are explained e^{:.1} times better {because}",
+                    "the tokens are not what {name} writes: something else explains them e^{:.1} times better: {because}",
                     measured.evidence.log_e
                 );
             }
