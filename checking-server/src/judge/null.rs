@@ -51,10 +51,10 @@ impl Null {
         drift.get(hypothesis).map_or(0.0, |drift| drift.max(0.0).ln_1p())
     }
 
-    /// The temperature from which on noise hardly changes how likely a token is: an error of a tenth, once in a hundred
-    /// tokens, is 1 % in the mean of its square.
+    /// The temperature from which on noise hardly changes how likely a token is. Errors of logits become errors of a twentieth
+    /// in a probability; these cancel out but for half of their square, 0.1 % per token.
     pub fn least_temperature(&self) -> f64 {
-        10.0 * self.survival.scale()
+        20.0 * self.survival.scale()
     }
 
     /// Whether the numbers can be what they say: a file is not trusted.

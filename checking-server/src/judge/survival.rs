@@ -81,9 +81,10 @@ impl Survival {
         after.checked_sub(1).and_then(|at| self.steps.get(at)).map_or(1.0, |&(_, bound)| bound)
     }
 
-    /// The deficit from which on noise turns a draw over once in a hundred times at most, in nats of logits.
+    /// The size that noise exceeds one time in three at most, in nats of logits: about a standard deviation.
     pub fn scale(&self) -> f64 {
-        let rare = self.steps.iter().find(|(_, bound)| *bound <= 0.01);
+        // A bound is that of one sign.
+        let rare = self.steps.iter().find(|(_, bound)| *bound <= 0.16);
         rare.or(self.steps.last()).map_or(f64::INFINITY, |(edge, _)| *edge)
     }
 
@@ -152,7 +153,7 @@ mod tests {
     #[test]
     fn the_scale_grows_with_the_noise() {
         let scales = [0.001, 0.01, 0.1].map(|scale| Survival::assumed(scale).scale());
-        assert!(scales.is_sorted() && scales[1] > 0.01 && scales[1] < 0.03, "{scales:?}");
+        assert!(scales.is_sorted() && scales[1] > 0.003 && scales[1] < 0.01, "{scales:?}");
     }
 
     #[test]
