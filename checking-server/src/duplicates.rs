@@ -95,7 +95,7 @@ impl Index {
     }
 }
 
-/// Eight bytes of BLAKE3: nobody finds answers that collide.
+/// Eight bytes of BLAKE3: among the runs that are kept, another one is met by chance once in 10^13 lookups.
 fn hash(bytes: &[u8]) -> u64 {
     let mut first = [0; 8];
     first.copy_from_slice(&blake3::hash(bytes).as_bytes()[..8]);

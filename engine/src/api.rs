@@ -73,7 +73,7 @@ impl Generating {
     /// Waits for the end.
     ///
     /// # Errors
-    /// What came instead of an end.
+    /// What came instead of an end; [`EngineError::Failed`] if nothing did, or something came after it.
     pub async fn answer(mut self) -> Result<Answer, EngineError> {
         let (mut text, mut tokens) = (String::new(), Vec::new());
         while let Some(event) = self.events.try_next().await? {
@@ -83,6 +83,10 @@ impl Generating {
                     tokens.extend(piece.tokens);
                 }
                 Event::End(finish_reason) => {
+                    if self.events.try_next().await?.is_some() {
+                        let problem = "something came after the end of an answer";
+                        return Err(EngineError::Failed(problem.to_owned()));
+                    }
                     let prompt_tokens = self.prompt_tokens;
                     return Ok(Answer { prompt_tokens, text, tokens, finish_reason });
                 }

@@ -85,6 +85,13 @@ impl Case {
             .unwrap()
     }
 
+    /// As a task without seeds judges it.
+    fn without_seeds(&self, repeated: Option<Repeated>) -> Verdict {
+        let standard = standard().without_seeds();
+        let (check, asked) = (self.check(), self.asked_for());
+        judge(&check, &asked, &model(), &self.reference, repeated, &standard).unwrap()
+    }
+
     /// Makes every `every`th token a mismatch with this deficit.
     fn mismatching(mut self, every: usize, deficit: f32) -> Self {
         for score in self.reference.tokens.iter_mut().skip(every / 2).step_by(every) {
@@ -416,10 +423,7 @@ fn logprobs_of_another_numeric_format_cost_nothing() {
 
 #[test]
 fn without_seeds_likely_tokens_are_honest_and_unlikely_ones_are_not() {
-    let judged = |case: &Case| {
-        let standard = standard().without_seeds();
-        judge(&case.check(), &case.asked_for(), &model(), &case.reference, None, &standard).unwrap()
-    };
+    let judged = |case: &Case| case.without_seeds(None);
     // Half of the tokens are not those of the seed.
     let mut case = Case::honest(60).mismatching(2, 2.0);
     for score in &mut case.reference.tokens {
@@ -449,12 +453,10 @@ fn without_seeds_likely_tokens_are_honest_and_unlikely_ones_are_not() {
 fn an_answer_that_was_given_before_is_worth_nothing_unless_its_seed_draws_it() {
     let case = Case::honest(60);
     let repeated = Some(Repeated { spans: vec![(10, 60)], kept: 1_000 });
-    let judged = |standard: &Standard| {
-        let (check, asked) = (case.check(), case.asked_for());
-        judge(&check, &asked, &model(), &case.reference, repeated.clone(), standard).unwrap()
-    };
-    assert_eq!(judged(&standard()).quality, 1.0);
-    let verdict = judged(&standard().without_seeds());
+    let (check, asked, again) = (case.check(), case.asked_for(), repeated.clone());
+    let seeded = judge(&check, &asked, &model(), &case.reference, again, &standard()).unwrap();
+    assert_eq!(seeded.quality, 1.0);
+    let verdict = case.without_seeds(repeated.clone());
     assert_eq!(verdict.quality, 0.0, "{verdict:?}");
     assert!(verdict.reasons[0].contains("was given before"), "{verdict:?}");
     assert_eq!(verdict.evidence.repeated, repeated);
@@ -468,9 +470,7 @@ fn what_top_p_makes_likely_is_no_copy() {
         score.tempered = 0.06_f32.ln();
     }
     let repeated = Some(Repeated { spans: vec![(0, 60)], kept: 1_000 });
-    let standard = standard().without_seeds();
-    let (check, asked) = (case.check(), case.asked_for());
-    let verdict = judge(&check, &asked, &model(), &case.reference, repeated, &standard).unwrap();
+    let verdict = case.without_seeds(repeated);
     assert_eq!(verdict.quality, 1.0, "{verdict:?}");
 }
 
@@ -482,9 +482,7 @@ fn near_the_noise_of_honest_stacks_a_temperature_says_nothing_without_seeds() {
         for score in case.reference.tokens.iter_mut().step_by(6) {
             score.tempered = -15.0;
         }
-        let (check, asked) = (case.check(), case.asked_for());
-        let standard = standard().without_seeds();
-        judge(&check, &asked, &model(), &case.reference, None, &standard).unwrap().quality
+        case.without_seeds(None).quality
     };
     assert_eq!((quality(0.01), quality(1.0)), (1.0, 0.0));
 }
@@ -496,9 +494,7 @@ fn an_end_that_is_put_off_is_found_without_seeds() {
         // The model ends the answer at each of the last tokens, all but certainly.
         (score.end, score.tempered) = (0.95, 0.05_f32.ln());
     }
-    let standard = standard().without_seeds();
-    let (check, asked) = (case.check(), case.asked_for());
-    let verdict = judge(&check, &asked, &model(), &case.reference, None, &standard).unwrap();
+    let verdict = case.without_seeds(None);
     assert_eq!(verdict.quality, 0.0, "{verdict:?}");
 }
 
@@ -506,9 +502,7 @@ fn an_end_that_is_put_off_is_found_without_seeds() {
 fn a_span_that_an_answer_does_not_have_says_nothing() {
     let case = Case::honest(60);
     let repeated = Some(Repeated { spans: vec![(50, 90), (30, 20)], kept: u64::MAX });
-    let standard = standard().without_seeds();
-    let (check, asked) = (case.check(), case.asked_for());
-    let verdict = judge(&check, &asked, &model(), &case.reference, repeated, &standard).unwrap();
+    let verdict = case.without_seeds(repeated);
     assert_eq!(verdict.quality, 1.0, "{verdict:?}");
 }
 
