@@ -141,7 +141,11 @@ impl App {
     ) -> Result<Self, StartError> {
         let mut registry = service::metrics::registry("checking-server", env!("CARGO_PKG_VERSION"));
         let metrics = Metrics::register(registry.sub_registry_with_prefix("checking"));
-        let bounds = Bounds { places: config.places, deadline: config.deadline };
+        let bounds = Bounds {
+            places: config.places,
+            deadline: config.deadline,
+            besides: config.second_looks,
+        };
         let (mut queues, mut workers, mut tasks) = (Vec::new(), Vec::new(), BTreeMap::new());
         let mut known: Vec<&SharedEngine> = Vec::new();
         let mut standards = Standards::new(config.number_format);

@@ -12,10 +12,10 @@ use engine::{Engine, EngineError, Native, Reference, ReferencePass, TokenScore};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::judge::hypotheses::SUSPECTS;
+use crate::judge::hypotheses::{SUSPECTS, WITHOUT_SYSTEM};
 use crate::judge::logprobs::Strays;
 use crate::judge::survival::Survival;
-use crate::judge::{BadReference, Null, Standard, judge};
+use crate::judge::{BadReference, Known, Null, Standard, judge, without_system};
 use crate::traffic::{Given, Request, Subject, answers, each};
 
 /// The file's name, beside the weights.
@@ -72,6 +72,7 @@ struct HeldBack {
     request: Request,
     given: Given,
     ours: Reference,
+    without_system: Option<Reference>,
 }
 
 impl Calibration {
@@ -165,7 +166,7 @@ impl Calibration {
             .with_context(|| format!("{} is no calibration: {again}", path.display()))?;
         anyhow::ensure!(
             calibration.nulls.iter().all(Null::is_sound),
-            "{} holds numbers that cannot be: {again}",
+            "{} holds numbers that cannot be, or lacks some: {again}",
             path.display()
         );
         anyhow::ensure!(
@@ -207,7 +208,7 @@ fn measure(
     let (mut differences, mut seen, mut held_back) = (Vec::new(), Vec::new(), Vec::new());
     let (mut same, mut distance, mut tokens) = (0, 0.0, 0);
     let pairs: Vec<_> = (0..).zip(requests.iter().zip(given)).collect();
-    let looked = each(&pairs, reference.parallel(), |(index, (request, given))| {
+    let looked = each(&pairs, |(index, (request, given))| {
         let generation = request.asked.generation.clone();
         // Half of the answers make the bounds, the others tell what is left after them.
         let makes_bounds = index % 2 == 0;
@@ -217,9 +218,12 @@ fn measure(
             ..ReferencePass::new(generation, given.tokens.clone())
         };
         let theirs = makes_bounds.then(|| stack.score(pass.clone())).transpose()?;
-        Ok::<_, EngineError>((reference.score(pass)?, theirs))
+        let second = without_system(&request.asked.generation).filter(|_| !makes_bounds);
+        let second = second.map(|generation| ReferencePass::new(generation, given.tokens.clone()));
+        let second = second.map(|pass| reference.score(pass)).transpose()?;
+        Ok::<_, EngineError>((reference.score(pass)?, theirs, second))
     })?;
-    for ((_, (request, given)), (ours, theirs)) in pairs.into_iter().zip(looked) {
+    for ((_, (request, given)), (ours, theirs, without_system)) in pairs.into_iter().zip(looked) {
         let reported = given.tokens.iter().zip(&given.logprobs);
         for (score, (&token, &logprob)) in ours.tokens.iter().zip(reported) {
             same += usize::from(score.drawn == token);
@@ -227,7 +231,7 @@ fn measure(
             tokens += 1;
         }
         let Some(theirs) = theirs else {
-            held_back.push(HeldBack { request: request.clone(), given, ours });
+            held_back.push(HeldBack { request: request.clone(), given, ours, without_system });
             continue;
         };
         for (ours, theirs) in ours.tokens.iter().zip(&theirs.tokens) {
@@ -282,11 +286,14 @@ fn null(
     for stack in stacks {
         let of_each = |standard: &Standard| {
             let mut values: BTreeMap<String, Vec<f64>> = BTreeMap::new();
-            for HeldBack { request, given, ours } in &stack.held_back {
+            for HeldBack { request, given, ours, without_system } in &stack.held_back {
                 let check = subject.check(request, given);
-                let verdict =
-                    judge(&check, &request.asked, reference.model(), ours, None, standard)?;
+                let known = Known { without_system: without_system.as_ref(), ..Known::of(ours) };
+                let verdict = judge(&check, &request.asked, reference.model(), known, standard)?;
                 for e in verdict.evidence.e_values {
+                    if e.hypothesis == WITHOUT_SYSTEM && without_system.is_none() {
+                        continue;
+                    }
                     values.entry(e.hypothesis).or_default().push(e.log_e.exp().min(MOST));
                 }
             }
@@ -344,6 +351,8 @@ mod tests {
 
     fn calibration(folder: &Path) -> Calibration {
         let formats = [NumericFormat::F32, NumericFormat::F16];
+        let none: BTreeMap<_, _> =
+            SUSPECTS.iter().map(|suspect| (suspect.name.to_owned(), 0.0)).collect();
         Calibration {
             model: "a model".to_owned(),
             weights: digest(folder).unwrap(),
@@ -357,7 +366,11 @@ mod tests {
                 logprob_distance: 0.001,
                 pairs: 10_000,
             }],
-            nulls: vec![Null::assumed(&formats)],
+            nulls: vec![Null {
+                drift: none.clone(),
+                drift_without_seeds: none,
+                ..Null::assumed(&formats)
+            }],
         }
     }
 
@@ -401,6 +414,10 @@ mod tests {
         bad.nulls[0].drift.insert("seed".to_owned(), -1.0);
         bad.write(folder.path()).unwrap();
         refused("numbers that cannot be");
+        let mut old = good.clone();
+        old.nulls[0].drift_without_seeds.remove(WITHOUT_SYSTEM);
+        old.write(folder.path()).unwrap();
+        refused("lacks some");
         good.write(folder.path()).unwrap();
         std::fs::write(folder.path().join("model.safetensors"), "other weights").unwrap();
         refused("made for other weights");

@@ -7,16 +7,16 @@ use std::time::Duration;
 use common::TaskId;
 use common::checks::{Check, CheckResult, Finding, Outcome, Repeated, Verdict};
 use common::openai::{self, Asked, Kind, Limits};
-use engine::{Reference, ReferencePass};
+use engine::ReferencePass;
 use futures::future::join_all;
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::oneshot;
 
 use crate::duplicates::Index;
-use crate::judge::{self, Standard};
+use crate::judge::{self, Known, Standard};
 use crate::metrics::{CheckLabels, Metrics};
-use crate::queue::{NoReference, Queue};
+use crate::queue::{Looks, NoReference, Passes, Queue};
 
 /// What checking one task takes.
 #[derive(Debug)]
@@ -57,7 +57,7 @@ struct Open<'a> {
 type Judged = (Option<TaskId>, CheckResult);
 
 /// Where the reference of an [`Open`] check will come from.
-type Pending = oneshot::Receiver<Result<Reference, NoReference>>;
+type Pending = oneshot::Receiver<Result<Looks, NoReference>>;
 
 /// An [`Open`] check that waits in its queue, or one that is judged already.
 type Submitted<'a> = Result<(Open<'a>, Pending), Judged>;
@@ -134,11 +134,13 @@ impl Checker {
             // In the order in which answers are sent, oldest first: whoever copies comes after whom was copied.
             open.repeated = self.repeated(&open);
             let tokens = open.check.receipt.generated.tokens.clone();
-            let pass = ReferencePass {
+            let besides = judge::without_system(&open.asked.generation)
+                .map(|generation| ReferencePass::new(generation, tokens.clone()));
+            let needed = ReferencePass {
                 likelihoods: !open.task.standard.seeded,
                 ..ReferencePass::new(open.asked.generation.clone(), tokens)
             };
-            let pending = places[open.task.queue].submit(pass);
+            let pending = places[open.task.queue].submit(Passes { needed, besides });
             (open, pending)
         };
         Ok(examined.into_iter().map(|step| step.map(&mut submit)).collect())
@@ -156,9 +158,11 @@ impl Checker {
     async fn finish(&self, open: Open<'_>, pending: Pending) -> Judged {
         let Open { check, asked, task, repeated } = open;
         let outcome = match pending.await.unwrap_or(Err(NoReference::Closing)) {
-            Ok(reference) => {
+            Ok(Looks { reference, other }) => {
                 let model = self.queues[task.queue].model();
-                match judge::judge(&check, &asked, model, &reference, repeated, &task.standard) {
+                let known =
+                    Known { reference: &reference, without_system: other.as_ref(), repeated };
+                match judge::judge(&check, &asked, model, known, &task.standard) {
                     Ok(verdict) => Outcome::Verdict(verdict),
                     Err(error) => Outcome::Unchecked { reason: error.to_string(), retry: true },
                 }

@@ -33,6 +33,8 @@ pub struct Config {
     pub places: usize,
     /// The longest that one check may take.
     pub deadline: Duration,
+    /// Tokens of prefills that are spent on second looks, as a share of all others: `0.0..=1.0`.
+    pub second_looks: f64,
 }
 
 /// Who may use the server.
@@ -150,6 +152,7 @@ struct Engine {
 struct Queue {
     places: i64,
     deadline_s: f64,
+    second_looks: f64,
 }
 
 impl File {
@@ -181,6 +184,13 @@ impl File {
             "queue.deadline_s",
             format!("must be between 0.1 and 3600, got {seconds}"),
         );
+        let second_looks = self.queue.second_looks;
+        let is_share = (0.0..=1.0).contains(&second_looks);
+        problems.require(
+            is_share,
+            "queue.second_looks",
+            format!("must be between 0 and 1, got {second_looks}"),
+        );
         Some(Config {
             listen: listen.ok()?,
             max_body_bytes: max_body_bytes?,
@@ -190,6 +200,7 @@ impl File {
             number_format: self.engine.number_format,
             places: places?,
             deadline: fits.then(|| Duration::from_secs_f64(seconds))?,
+            second_looks: is_share.then_some(second_looks)?,
         })
     }
 }
@@ -288,7 +299,7 @@ mod tests {
     #[test]
     fn everything_wrong_is_told_at_once_by_its_key() {
         let text = "[server]\nlisten = \"here\"\nmax_body_bytes = -1\n[access]\ntoken = \"short\"\n[tasks]\nonly = [\"No\"]\n\
-                    [engine]\nnumber_format = \"int1\"\n[queue]\nplaces = 3\ndeadline_s = 0\nsize = 1\n";
+                    [engine]\nnumber_format = \"int1\"\n[queue]\nplaces = 3\ndeadline_s = 0\nsecond_looks = 2\nsize = 1\n";
         let problems = read(text, &[]).config.unwrap_err().to_string();
         for key in [
             "server.listen:",
@@ -298,6 +309,7 @@ mod tests {
             "engine.number_format:",
             "queue.places:",
             "queue.deadline_s:",
+            "queue.second_looks:",
             "queue.size:",
         ] {
             assert!(problems.contains(key), "{key} is missing in {problems}");

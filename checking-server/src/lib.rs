@@ -4,6 +4,7 @@
 //! its model's queue for one reference prefill, and is [judged](judge). What could not be checked is said to be so, and
 //! never held against the miner.
 
+mod allowance;
 mod api;
 mod app;
 pub mod benchmark;

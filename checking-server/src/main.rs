@@ -78,19 +78,23 @@ struct Benchmark {
     /// Temperature of the answers.
     #[arg(long, default_value_t = 1.0)]
     temperature: f64,
-    /// Answers per attack.
+    /// Answers per attack. With 0 only honest stacks are measured.
     #[arg(long, default_value_t = 300)]
     answers: u32,
     /// Honest answers per stack, and per format of the calibration.
     #[arg(long, default_value_t = 1_000)]
     honest: u32,
-    /// Honest answers per stack that is held out of the calibration.
+    /// Honest answers per stack that is held out of the calibration. With 0 none of them is measured.
     #[arg(long, default_value_t = 500)]
     held_out: u32,
-    /// An OpenAI-compatible server of the claimed model that reports token ids, as NAME=URL with the model's name there and the
-    /// address up to /v1: its answers are judged as honest ones in f32, without seeds. May be given several times.
-    #[arg(long = "remote", value_name = "NAME=URL")]
-    remotes: Vec<NamedUrl>,
+    /// An OpenAI-compatible server of the claimed model that reports token ids, whose answers are judged as honest ones: the
+    /// model's name there, the number format it computes in (f32, f16, bf16 or q8_0; f32 where nothing is said), `seeded` if it
+    /// draws as docs/seeded-sampling.md says, and the address up to /v1. May be given several times.
+    #[arg(long = "remote", value_name = "NAME[,FORMAT][,seeded]=URL")]
+    remotes: Vec<RemoteStack>,
+    /// Answers of each such server; as many as --held-out where nothing is said.
+    #[arg(long)]
+    remote_answers: Option<u32>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -117,22 +121,6 @@ impl FromStr for Policy {
         };
         let formats: BTreeSet<_> = text.split(',').map(find).collect::<Result<_, _>>()?;
         Ok(Self(formats.into_iter().collect()))
-    }
-}
-
-/// A server and the model's name there.
-#[derive(Debug, Clone)]
-struct NamedUrl(RemoteStack);
-
-impl FromStr for NamedUrl {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (name, url) = text.split_once('=').ok_or(
-            "it has no `=`: write NAME=URL, for example my-model=http://127.0.0.1:8000/v1",
-        )?;
-        let base_url = url.parse().map_err(|error| format!("`{url}` is no address: {error}"))?;
-        Ok(Self(RemoteStack { name: name.to_owned(), base_url }))
     }
 }
 
@@ -197,8 +185,9 @@ async fn benchmark(wanted: Benchmark) -> anyhow::Result<()> {
         calibration: wanted.honest as usize,
         honest: wanted.honest as usize,
         held_out: wanted.held_out as usize,
+        remote: wanted.remote_answers.unwrap_or(wanted.held_out) as usize,
         attacked: wanted.answers as usize,
-        remotes: wanted.remotes.into_iter().map(|NamedUrl(remote)| remote).collect(),
+        remotes: wanted.remotes,
     };
     let report = benchmark::run(&plan, now(), say).await?;
     if let Some(page) = &wanted.write {

@@ -1,8 +1,8 @@
 //! The checks that wait for one engine, and the worker that runs them.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use common::checks::MAX_BATCH;
@@ -15,15 +15,18 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use crate::allowance::Allowance;
 use crate::metrics::{Metrics, ModelLabels};
 
 /// Bounds of a [`Queue`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Bounds {
     /// Checks that may wait or run; at least [`MAX_BATCH`], so that every batch fits into an empty queue.
     pub(crate) places: usize,
     /// The longest that one check may take.
     pub(crate) deadline: Duration,
+    /// Tokens that may be computed besides those that checks need, as a share of these.
+    pub(crate) besides: f64,
 }
 
 /// The way to one engine.
@@ -67,11 +70,27 @@ impl NoReference {
     }
 }
 
+/// What an engine says of an answer.
+#[derive(Debug)]
+pub(crate) struct Looks {
+    pub(crate) reference: Reference,
+    /// By the other pass, if it was computed.
+    pub(crate) other: Option<Reference>,
+}
+
+/// What there is to compute for a check.
+#[derive(Debug)]
+pub(crate) struct Passes {
+    pub(crate) needed: ReferencePass,
+    /// What is computed besides for some of the checks.
+    pub(crate) besides: Option<ReferencePass>,
+}
+
 /// A check on its way, and its place in the queue.
 #[derive(Debug)]
 struct Job {
-    pass: ReferencePass,
-    reply: oneshot::Sender<Result<Reference, NoReference>>,
+    passes: Passes,
+    reply: oneshot::Sender<Result<Looks, NoReference>>,
     /// Freed when the check is done or dropped.
     place: Place,
 }
@@ -111,8 +130,13 @@ impl Queue {
         let pace = Arc::new(Pace::default());
         let labels = ModelLabels { model: engine.model().name.clone() };
         let queued = metrics.queued.get_or_create_owned(&labels);
-        let desk =
-            Desk { engine: engine.clone(), deadline: bounds.deadline, pace: pace.clone(), metrics };
+        let desk = Desk {
+            engine: engine.clone(),
+            deadline: bounds.deadline,
+            pace: pace.clone(),
+            allowance: Mutex::new(Allowance::new(bounds.besides)),
+            metrics,
+        };
         let worker = Worker { jobs, desk };
         let places = Arc::new(Semaphore::new(capacity));
         (Self { engine, capacity, places, jobs: sender, pace, queued }, worker)
@@ -142,13 +166,13 @@ impl Places<'_> {
     /// Queues one check. Dropping the receiver takes it out again, unless it has begun.
     pub(crate) fn submit(
         &mut self,
-        pass: ReferencePass,
-    ) -> oneshot::Receiver<Result<Reference, NoReference>> {
+        passes: Passes,
+    ) -> oneshot::Receiver<Result<Looks, NoReference>> {
         let (reply, receiver) = oneshot::channel();
         if let Some(permit) = self.places.split(1) {
             let place = Place::new(permit, &self.queue.queued);
             // Cannot be full, there is a slot for every place; closed only while shutting down, which the receiver sees.
-            let _ = self.queue.jobs.try_send(Job { pass, reply, place });
+            let _ = self.queue.jobs.try_send(Job { passes, reply, place });
         }
         receiver
     }
@@ -190,6 +214,7 @@ struct Desk {
     engine: SharedEngine,
     deadline: Duration,
     pace: Arc<Pace>,
+    allowance: Mutex<Allowance>,
     metrics: Metrics,
 }
 
@@ -221,10 +246,33 @@ impl Desk {
             self.metrics.dropped.inc();
             return;
         }
-        let result = self.reference(job.pass).await;
+        let result = self.looks(job.passes).await;
         // The place first, so that whoever gets the result finds room for more.
         drop(job.place);
         let _ = job.reply.send(result);
+    }
+
+    /// Runs the pass that is needed, and now and then the other one.
+    async fn looks(&self, passes: Passes) -> Result<Looks, NoReference> {
+        let Passes { needed, besides } = passes;
+        let count = needed.tokens.len();
+        // Tossed before anything is known of the answer.
+        let is_wanted = self.allowance().allows(rand::random());
+        let reference = self.reference(needed).await?;
+        let other = match besides.filter(|_| is_wanted) {
+            // One that fails is only missing: nothing is held against anybody.
+            Some(pass) => self.reference(pass).await.ok(),
+            None => None,
+        };
+        let tokens = |reference: &Reference| {
+            reference.prompt_tokens.saturating_add(u32::try_from(count).unwrap_or(u32::MAX))
+        };
+        self.allowance().note(tokens(&reference), other.as_ref().map_or(0, tokens));
+        Ok(Looks { reference, other })
+    }
+
+    fn allowance(&self) -> MutexGuard<'_, Allowance> {
+        self.allowance.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn reference(&self, pass: ReferencePass) -> Result<Reference, NoReference> {

@@ -11,7 +11,8 @@ use engine::{NumberFormat, ReferencePass, SharedEngine};
 use tasks::{Catalogue, Task};
 
 use crate::app::{Standards, load_one, wanted};
-use crate::judge::{Standard, examine, judge, refuse};
+use crate::judge::hypotheses::WITHOUT_SYSTEM;
+use crate::judge::{Known, Standard, examine, judge, refuse, without_system};
 
 /// Larger files are no evidence: sixteen answers of the longest kind fit.
 const MOST_BYTES: u64 = 1 << 30;
@@ -156,10 +157,23 @@ async fn again(
         likelihoods: !standard.seeded,
         ..ReferencePass::new(asked.generation.clone(), tokens)
     };
-    let reference = engine.reference(pass).await?;
-    // What other answers held cannot be computed again.
-    let repeated = telling.verdict.evidence.repeated.clone();
-    Ok(judge(check, &asked, engine.model(), &reference, repeated, standard)?)
+    let said = &telling.verdict.evidence;
+    let looked_again =
+        said.e_values.iter().any(|e| e.hypothesis == WITHOUT_SYSTEM && e.log_e != 0.0);
+    let second = match without_system(&asked.generation).filter(|_| looked_again) {
+        Some(generation) => {
+            let pass = ReferencePass::new(generation, pass.tokens.clone());
+            Some(engine.reference(pass).await?)
+        }
+        None => None,
+    };
+    let known = Known {
+        reference: &engine.reference(pass).await?,
+        without_system: second.as_ref(),
+        // What other answers held cannot be computed again.
+        repeated: said.repeated.clone(),
+    };
+    Ok(judge(check, &asked, engine.model(), known, standard)?)
 }
 
 fn alike(ours: &Verdict, said: &Verdict) -> bool {

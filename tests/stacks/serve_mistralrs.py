@@ -1,19 +1,18 @@
-"""Serves a model folder by the `mistralrs` package from PyPI, as an OpenAI-compatible server that reports token ids.
+"""Serves a model folder by the `mistralrs` package from PyPI.
 
     serve_mistralrs.py FOLDER NAME ADDRESS
 
-It writes its address, up to the version, to the file ADDRESS (the package prints to the standard output) and serves until
-it is ended. Only what the benchmark of the checking server asks for is there: chats, streamed in one piece, at a temperature.
-The engine draws with seeds of its own.
+It writes its address to the file ADDRESS (the package prints to the standard output) and serves until it is ended. The engine
+draws with seeds of its own.
 """
 
 import json
 import pathlib
 import sys
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import mistralrs
+from serving import Answer, serve
 
 # Answers until one has no token whose id cannot be told: few have any.
 TRIES = 5
@@ -42,8 +41,7 @@ def vocabulary(folder):
 
 
 class Model:
-    def __init__(self, folder, name):
-        self.name = name
+    def __init__(self, folder):
         self.ids = vocabulary(folder)
         # The package runs one request at a time and raises an error for a second one.
         self.lock = threading.Lock()
@@ -58,7 +56,7 @@ class Model:
         return self.ids.get(bytes(entry.bytes))
 
     def answer(self, asked):
-        """The events of the stream. An answer with a token whose id cannot be told is drawn again."""
+        """An answer with a token whose id cannot be told is drawn again."""
         request = mistralrs.ChatCompletionRequest(
             model="default",
             messages=asked["messages"],
@@ -76,64 +74,15 @@ class Model:
             ids = [self.id(entry) for entry in content]
             if None not in ids:
                 break
-        yield {
-            "choices": [{"index": 0, "delta": {"content": ""}}],
-            "prompt_token_ids": [0] * response.usage.prompt_tokens,
-        }
-        yield {
-            "choices": [
-                {
-                    "index": 0,
-                    "delta": {"content": choice.message.content},
-                    "token_ids": ids,
-                    "logprobs": {
-                        "content": [
-                            {
-                                "token": entry.token,
-                                "logprob": entry.logprob,
-                                "top_logprobs": [
-                                    {"token": f"token_id:{top.token}", "logprob": top.logprob}
-                                    for top in entry.top_logprobs
-                                ],
-                            }
-                            for entry in content
-                        ]
-                    },
-                    "finish_reason": choice.finish_reason,
-                }
-            ]
-        }
+        return Answer(
+            prompt_tokens=response.usage.prompt_tokens,
+            text=choice.message.content,
+            ids=ids,
+            logprobs=[entry.logprob for entry in content],
+            tops=[[(top.token, top.logprob) for top in entry.top_logprobs] for entry in content],
+            finish_reason=choice.finish_reason,
+        )
 
 
-def handler(model):
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.reply("application/json", json.dumps({"data": [{"id": model.name}]}))
-
-        def do_POST(self):
-            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            events = [json.dumps(event) for event in model.answer(asked)]
-            self.reply("text/event-stream", "".join(f"data: {event}\n\n" for event in [*events, "[DONE]"]))
-
-        def reply(self, kind, text):
-            body = text.encode()
-            self.send_response(200)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_):
-            pass
-
-    return Handler
-
-
-def main():
-    folder, name, address = pathlib.Path(sys.argv[1]), sys.argv[2], pathlib.Path(sys.argv[3])
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(Model(folder, name)))
-    address.write_text(f"http://127.0.0.1:{server.server_port}/v1\n")
-    server.serve_forever()
-
-
-main()
+folder, name, address = pathlib.Path(sys.argv[1]), sys.argv[2], pathlib.Path(sys.argv[3])
+serve(name, address, Model(folder).answer)

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use common::generation::{FinishReason, Generation, Prompt, Role, Sampling};
+use common::generation::{FinishReason, Generation, Prompt, Sampling};
 use engine::{Engine, EngineError, Native, ReferencePass};
 use rand::Rng;
 use rand::rngs::StdRng;
 
+use crate::judge::without_system;
 use crate::traffic::{Given, Request, answers, each};
 
 /// Answers shorter than this cannot be cut or lengthened in a way that means anything, in tokens.
@@ -172,7 +173,7 @@ impl Workshop<'_> {
         given: &[Given],
     ) -> Result<Vec<Given>, EngineError> {
         let pairs: Vec<_> = requests.iter().zip(given).collect();
-        each(&pairs, model.parallel(), |(request, given)| scored(model, request, (*given).clone()))
+        each(&pairs, |(request, given)| scored(model, request, (*given).clone()))
     }
 
     /// The likeliest of several honest answers with other seeds.
@@ -294,14 +295,6 @@ fn constant(given: &Given) -> Given {
 /// Everybody gives the next one's answer.
 fn rotated(given: &[Given]) -> Vec<Given> {
     given.iter().cycle().skip(1).take(given.len()).cloned().collect()
-}
-
-fn without_system(asked: &Generation) -> Option<Generation> {
-    let Prompt::Chat(messages) = &asked.prompt else { return None };
-    let others: Vec<_> =
-        messages.iter().filter(|message| message.role != Role::System).cloned().collect();
-    (others.len() < messages.len())
-        .then(|| Generation { prompt: Prompt::Chat(others), ..asked.clone() })
 }
 
 /// The second half of the last message.

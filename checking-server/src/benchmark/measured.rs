@@ -71,6 +71,8 @@ pub(super) struct HonestRow {
     pub(super) permitted: bool,
     pub(super) held_out: bool,
     pub(super) answers: usize,
+    /// Answers whose quality falls.
+    pub(super) flagged: usize,
     pub(super) false_positive_rate: f64,
     pub(super) ci95: [f64; 2],
     /// Miners of a hundred answers each that were flagged at any time.
@@ -121,6 +123,9 @@ pub(super) fn attack_rows(
     quality: impl Fn(&Weighed) -> Option<f64>,
     flags: Option<(usize, bool)>,
 ) -> Vec<AttackRow> {
+    if attacks.is_empty() {
+        return Vec::new();
+    }
     let mut rng = StdRng::seed_from_u64(7);
     let mut values = |answers: &[&Weighed], size: usize, miners: usize| -> Vec<f64> {
         groups(answers.len(), size, miners, &mut rng)
@@ -201,6 +206,7 @@ pub(super) fn honest_row(case: &Case, policy: usize, permitted: bool) -> HonestR
         permitted,
         held_out: case.held_out,
         answers: count,
+        flagged,
         false_positive_rate: flagged as f64 / count.max(1) as f64,
         ci95: interval(flagged, count),
         miners: miners.len(),

@@ -5,44 +5,43 @@ mod baselines;
 mod figures;
 mod measured;
 mod page;
+mod remotes;
 mod report;
 
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use anyhow::Context;
 use common::checks::Repeated;
 use common::format::NumericFormat;
 use engine::{
     Embedded, EmbeddedConfig, Engine, Native, NumberFormat, Purpose, Quantisation, ReferencePass,
-    Remote, RemoteConfig,
 };
 use futures::{StreamExt, TryStreamExt, stream};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use url::Url;
 
 use crate::calibration::Calibration;
 use crate::duplicates::Index;
-use crate::judge::{Standard, examine, judge, refuse};
-use crate::traffic::{CONTEXT, Given, Request, Subject, answers, each, load};
+use crate::judge::{Known, Standard, examine, judge, refuse, without_system};
+use crate::traffic::{Given, Request, Subject, answers, each, load, threads};
 use attacks::{Coarse, Tried, Workshop};
 use baselines::Baselines;
 use measured::{Case, Weighed};
-use report::Cases;
+use remotes::connect;
+use report::{Cases, Speed};
 
+pub use remotes::RemoteStack;
 pub use report::Report;
 
-/// Seeds of the requests, apart for each use: what calibrates is never what is measured.
+/// Seeds of the requests, apart for each use: what calibrates is never what is measured. Those of the honest stacks count up from
+/// here, so that no two stacks answer the same.
 const CALIBRATION: u64 = 1;
-const HONEST: u64 = 2;
 const ATTACKED: u64 = 3;
-const HELD_OUT: u64 = 4;
 const SPEED: u64 = 5;
-
-/// Requests that a remote server gets at once.
-const AT_ONCE: usize = 8;
+const HONEST: u64 = 200;
+const HELD_OUT: u64 = 400;
+const REMOTE: u64 = 600;
 
 /// Tokens from which an answer is a long one.
 const LONG: usize = 64;
@@ -59,37 +58,32 @@ pub struct Plan {
     pub calibration: usize,
     /// Honest answers per stack.
     pub honest: usize,
-    /// Honest answers of the stack that is held out.
+    /// Honest answers per stack that is held out and computed here.
     pub held_out: usize,
-    /// Answers per attack.
+    /// Honest answers per server.
+    pub remote: usize,
+    /// Answers per attack. Without any only honest stacks are measured.
     pub attacked: usize,
-    /// Servers of the claimed model whose engines draw in their own way.
+    /// Held out as well.
     pub remotes: Vec<RemoteStack>,
-}
-
-/// An OpenAI-compatible server that reports token ids.
-#[derive(Debug, Clone, PartialEq)]
-pub struct RemoteStack {
-    /// The claimed model's name there.
-    pub name: String,
-    /// Up to and including the version.
-    pub base_url: Url,
 }
 
 impl Plan {
     /// What measures the same again.
     pub(crate) fn command(&self) -> String {
+        let remotes = self.remotes.iter().map(|remote| format!(" --remote {remote}=URL"));
+        let answers = match self.remotes.is_empty() {
+            true => String::new(),
+            false => format!(" --remote-answers {}", self.remote),
+        };
         format!(
-            "checking-server benchmark --model {} --sibling {} --answers {} --honest {} --held-out {}{}",
+            "checking-server benchmark --model {} --sibling {} --answers {} --honest {} --held-out {}{answers}{}",
             self.model.display(),
             self.sibling.display(),
             self.attacked,
             self.honest,
             self.held_out,
-            self.remotes
-                .iter()
-                .map(|remote| format!(" --remote {}=URL", remote.name))
-                .collect::<String>()
+            remotes.collect::<String>()
         )
     }
 }
@@ -123,10 +117,14 @@ pub async fn run(plan: &Plan, made_at: String, progress: impl Fn(&str)) -> anyho
     };
 
     let mut honest = Vec::new();
-    let asked = subject.requests(plan.honest, plan.temperature, HONEST)?;
-    for format in [NumericFormat::F32, NumericFormat::F16, NumericFormat::Bf16, NumericFormat::Q8_0]
-    {
+    for (seed, format) in (HONEST..).zip([
+        NumericFormat::F32,
+        NumericFormat::F16,
+        NumericFormat::Bf16,
+        NumericFormat::Q8_0,
+    ]) {
         progress(&format!("honest answers: {format}"));
+        let asked = subject.requests(plan.honest, plan.temperature, seed)?;
         let model = subject.load(format)?;
         let given = answers(&model, &asked, |asked| asked)?;
         honest.push(bench.case(
@@ -137,25 +135,49 @@ pub async fn run(plan: &Plan, made_at: String, progress: impl Fn(&str)) -> anyho
             &given,
         )?);
     }
-    let asked = subject.requests(plan.held_out, plan.temperature, HELD_OUT)?;
-    for (name, format, number_format) in [
+    for (seed, (name, format, number_format)) in (HELD_OUT..).zip([
         ("f32, mistral.rs", NumericFormat::F32, NumberFormat::F32),
         ("f16, mistral.rs", NumericFormat::F16, NumberFormat::F16),
-    ] {
+    ]) {
+        let asked = subject.requests(plan.held_out, plan.temperature, seed)?;
+        if asked.is_empty() {
+            continue;
+        }
         progress(&format!("honest answers: {name}"));
         let given = by_mistral(plan, number_format, None, &asked).await?;
         honest.push(bench.case(name, Some(format), true, &asked, &given)?);
     }
-    let mut remotes = Vec::new();
-    for (name, remote) in &connected {
-        progress(&format!("honest answers: {name}"));
+    let mut unseeded = Vec::new();
+    for (seed, (stack, remote)) in (REMOTE..).zip(plan.remotes.iter().zip(&connected)) {
+        progress(&format!("honest answers: {}", stack.name));
+        let asked = subject.requests(plan.remote, plan.temperature, seed)?;
         let given = answers_of(remote, &asked).await?;
-        let name = format!("{name}, a remote server");
-        remotes.push(bench.case(&name, Some(NumericFormat::F32), true, &asked, &given)?);
+        let name = format!("{}, {}", stack.format, stack.name);
+        let case = bench.case(&name, Some(stack.format), true, &asked, &given)?;
+        if stack.seeded { &mut honest } else { &mut unseeded }.push(case);
     }
 
+    let attacks =
+        if plan.attacked > 0 { attacks(&bench, plan, &progress).await? } else { Vec::new() };
+
+    progress("speed");
+    let speed = Speed {
+        processors: threads(),
+        seeded: bench.speed(&bench.standards[0])?,
+        without_seeds: bench.speed(&bench.standards[0].clone().without_seeds())?,
+    };
+    let cases = Cases { honest, unseeded, attacks };
+    Ok(Report::new(plan, &calibration, cases, speed))
+}
+
+/// Tries everything that dishonest miners may do.
+async fn attacks(
+    bench: &Bench<'_>,
+    plan: &Plan,
+    progress: &impl Fn(&str),
+) -> anyhow::Result<Vec<Case>> {
     progress("attacks");
-    let (asked, good) = attacked(&subject, &reference, plan)?;
+    let (asked, good) = attacked(bench.subject, bench.reference, plan)?;
     let mut coarse = Vec::new();
     for (name, forged, mixed, quantisation) in [
         ("int8 (q8_0)", "int8 (q8_0), forged log-probabilities", None, Quantisation::Q8_0),
@@ -175,7 +197,7 @@ pub async fn run(plan: &Plan, made_at: String, progress: impl Fn(&str)) -> anyho
     }
     let sibling = load(&plan.sibling, "the sibling", NumericFormat::F32)?;
     let mut workshop =
-        Workshop { claimed: &reference, sibling: &sibling, rng: StdRng::seed_from_u64(6) };
+        Workshop { claimed: bench.reference, sibling: &sibling, rng: StdRng::seed_from_u64(6) };
     let mut attacks = Vec::new();
     workshop.all(&asked, &good, coarse, |tried| {
         progress(&format!("attack: {}", tried.name));
@@ -190,11 +212,7 @@ pub async fn run(plan: &Plan, made_at: String, progress: impl Fn(&str)) -> anyho
         attacks.push(Case { name: name.to_owned(), format: None, held_out: false, answers });
         Ok(())
     })?;
-
-    progress("speed");
-    let checks_per_second = bench.speed()?;
-    let cases = Cases { honest, remotes, attacks };
-    Ok(Report::new(plan, &calibration, cases, checks_per_second))
+    Ok(attacks)
 }
 
 /// The requests that attacks are tried on, and what an honest miner answers. Short answers say little, so up to half are
@@ -249,9 +267,7 @@ impl Bench<'_> {
         compared: bool,
     ) -> anyhow::Result<Vec<Weighed>> {
         let pairs: Vec<_> = (0..).zip(requests.iter().zip(given)).collect();
-        each(&pairs, self.reference.parallel(), |(seed, (request, given))| {
-            self.weigh(request, given, *seed, compared)
-        })
+        each(&pairs, |(seed, (request, given))| self.weigh(request, given, *seed, compared))
     }
 
     /// One answer under every policy, and by the other systems.
@@ -280,15 +296,21 @@ impl Bench<'_> {
             ..ReferencePass::new(generation, given.tokens.clone())
         };
         let reference = self.reference.score(pass)?;
+        // As often as the server does it where a third of the requests have such messages, as those of validators.
+        let second = without_system(&request.asked.generation).filter(|_| seed.is_multiple_of(2));
+        let second = second.map(|asked| ReferencePass::new(asked, given.tokens.clone()));
+        let second = second.map(|pass| self.reference.score(pass)).transpose()?;
+        let known = Known { without_system: second.as_ref(), ..Known::of(&reference) };
         let mut verdicts = self
             .standards
             .iter()
-            .map(|standard| judge(&check, &request.asked, model, &reference, None, standard))
+            .map(|standard| judge(&check, &request.asked, model, known.clone(), standard))
             .collect::<Result<Vec<_>, _>>()?;
         // The first policy once more, without a look at the draw.
         let unseeded = self.standards[0].clone().without_seeds();
         let repeated = if compared { self.look(request, given) } else { None };
-        verdicts.push(judge(&check, &request.asked, model, &reference, repeated, &unseeded)?);
+        let known = Known { repeated, ..known };
+        verdicts.push(judge(&check, &request.asked, model, known, &unseeded)?);
         let baselines = Baselines::of(
             given,
             &reference.tokens,
@@ -305,9 +327,11 @@ impl Bench<'_> {
         index.look(&request.asked, &generated)
     }
 
-    /// Checks of answers of about 100 tokens per second, on everything this machine has.
-    fn speed(&self) -> anyhow::Result<f64> {
+    /// Checks of answers of about 100 tokens per second, on everything this machine has: the best of several rounds, since
+    /// whatever else runs on it only slows them down.
+    fn speed(&self, standard: &Standard) -> anyhow::Result<f64> {
         const TOKENS: usize = 100;
+        const ROUNDS: usize = 5;
         let requests = self.subject.requests(40, self.temperature, SPEED)?;
         let given = answers(self.reference, &requests, |mut asked| {
             let ends = &self.reference.model().end_tokens;
@@ -315,44 +339,26 @@ impl Bench<'_> {
             asked.max_tokens = TOKENS as u32;
             asked
         })?;
-        let standard = &self.standards[0];
-        let started = Instant::now();
         let pairs: Vec<_> = requests.iter().zip(&given).collect();
-        each(&pairs, self.reference.parallel(), |(request, given)| {
-            let check = self.subject.check(request, given);
-            let model = self.reference.model();
-            let findings = examine(&check, &request.asked, model);
-            anyhow::ensure!(findings.is_empty(), "an honest answer is found to be wrong");
-            let pass = ReferencePass::new(request.asked.generation.clone(), given.tokens.clone());
-            let reference = self.reference.score(pass)?;
-            Ok(judge(&check, &request.asked, model, &reference, None, standard)?)
-        })?;
-        Ok(requests.len() as f64 / started.elapsed().as_secs_f64())
+        let mut best: f64 = 0.0;
+        for _ in 0..ROUNDS {
+            let started = Instant::now();
+            each(&pairs, |(request, given)| {
+                let check = self.subject.check(request, given);
+                let model = self.reference.model();
+                let findings = examine(&check, &request.asked, model);
+                anyhow::ensure!(findings.is_empty(), "an honest answer is found to be wrong");
+                let pass = ReferencePass {
+                    likelihoods: !standard.seeded,
+                    ..ReferencePass::new(request.asked.generation.clone(), given.tokens.clone())
+                };
+                let reference = self.reference.score(pass)?;
+                Ok(judge(&check, &request.asked, model, Known::of(&reference), standard)?)
+            })?;
+            best = best.max(requests.len() as f64 / started.elapsed().as_secs_f64());
+        }
+        Ok(best)
     }
-}
-
-/// Connects to servers and asks each of them once: what is wrong with one is found before everything is measured.
-async fn connect(
-    remotes: &[RemoteStack],
-    subject: &Subject,
-    temperature: f64,
-) -> anyhow::Result<Vec<(String, Remote)>> {
-    let request = subject.requests(1, temperature, SPEED)?;
-    let mut connected = Vec::new();
-    for RemoteStack { name, base_url } in remotes {
-        let config = RemoteConfig {
-            parallel: AT_ONCE,
-            ..RemoteConfig::new(base_url.clone(), name, CONTEXT)
-        };
-        let answered = async {
-            let remote = Remote::connect(config).await?;
-            answers_of(&remote, &request).await?;
-            anyhow::Ok(remote)
-        };
-        let remote = answered.await.with_context(|| format!("{name} at {base_url}"))?;
-        connected.push((name.clone(), remote));
-    }
-    Ok(connected)
 }
 
 /// What mistral.rs answers.

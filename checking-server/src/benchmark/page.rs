@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use super::figures::interval;
 use super::measured::{AttackRow, HonestRow};
 use super::report::{Policy, Report};
 
@@ -24,20 +25,15 @@ impl Report {
     /// The page.
     pub fn markdown(&self) -> String {
         let mut page = format!(
-            "# How well answers are verified\n\nWritten by `{}` on {}, for {} at temperature {}. Answers were drawn with the \
-             requests' seeds to synthetic requests, {} per attack, {} per honest stack and {} per stack held out.\n\n{READING}\n",
-            self.command,
-            self.made_at,
-            self.model,
-            self.temperature,
-            self.sizes.attacked,
-            self.sizes.honest,
-            self.sizes.held_out,
+            "# How well answers are verified\n\nWritten by `{}` on {}, for {} at temperature {}, from answers to synthetic \
+             requests.\n\n{READING}\n",
+            self.command, self.made_at, self.model, self.temperature,
         );
         let _ = writeln!(
             page,
-            "One check takes one prefill. Checks of answers of 100 tokens, everything included: {:.1} per second.\n",
-            self.checks_per_second
+            "One check takes one prefill. Checks of answers of 100 tokens, everything included: {:.1} per second, {:.1} without \
+             seeds, on {} processors.\n",
+            self.checks_per_second, self.checks_per_second_without_seeds, self.processors
         );
         page.push_str("## Numeric noise of honest stacks\n\n");
         page.push_str("| format | answers | tokens | same token as the reference, % | log-probabilities apart, nats | pairs compared |\n| --- | --: | --: | --: | --: | --: |\n");
@@ -60,17 +56,9 @@ impl Report {
         }
         let first =
             self.policies.first().map(|policy| policy.formats.join(", ")).unwrap_or_default();
-        let _ = writeln!(page, "\n## Dishonest miners, permitted {first}\n");
-        attacks(&mut page, &self.attacks);
-        page.push_str(
-            "\n### By the tokens alone\n\nAs far as log-probabilities are not looked at.\n\n",
-        );
-        attacks(&mut page, &self.attacks_by_tokens);
-        page.push_str(
-            "\n## What each policy can tell apart\n\nFound after 1 and after 16 answers, and tokens until flagged. What is \
-             permitted cannot be told from what is as coarse.\n\n",
-        );
-        policies(&mut page, &self.policies);
+        if !self.attacks.is_empty() {
+            self.dishonest(&mut page, &first);
+        }
         let _ = writeln!(
             page,
             "\n## Without seeds, permitted {first}\n\nThe same answers, judged without a look at what the seed draws: all that is \
@@ -78,8 +66,29 @@ impl Report {
              wrong seed is no cheat then.\n"
         );
         honest(&mut page, &self.without_seeds.honest);
-        page.push('\n');
-        attacks(&mut page, &self.without_seeds.attacks);
+        if !self.attacks.is_empty() {
+            page.push('\n');
+            attacks(&mut page, &self.without_seeds.attacks);
+            self.others(&mut page);
+        }
+        page
+    }
+
+    fn dishonest(&self, page: &mut String, permitted: &str) {
+        let _ = writeln!(page, "\n## Dishonest miners, permitted {permitted}\n");
+        attacks(page, &self.attacks);
+        page.push_str(
+            "\n### By the tokens alone\n\nAs far as log-probabilities are not looked at.\n\n",
+        );
+        attacks(page, &self.attacks_by_tokens);
+        page.push_str(
+            "\n## What each policy can tell apart\n\nFound after 1 and after 16 answers, and tokens until flagged. What is \
+             permitted cannot be told from what is as coarse.\n\n",
+        );
+        policies(page, &self.policies);
+    }
+
+    fn others(&self, page: &mut String) {
         page.push_str(
             "\n## Other systems on the same answers\n\nRe-implemented from their descriptions, with thresholds set on the same \
              honest answers as above: found after 1 and after 16 answers. Subnet 19's text checker compares probabilities at five \
@@ -87,8 +96,7 @@ impl Report {
              reported log-probabilities of the 20 likeliest tokens. The last column is what subnet 19's own thresholds leave of \
              the reward. No other system looks at the form of an answer.\n\n",
         );
-        baselines(&mut page, &self.attacks, &self.baselines);
-        page
+        baselines(page, &self.attacks, &self.baselines);
     }
 }
 
@@ -110,6 +118,20 @@ fn honest(page: &mut String, rows: &[HonestRow]) {
             row.miners,
             row.soft_flags,
             row.hard_flags
+        );
+    }
+    let counted = |row: &&HonestRow| row.permitted && row.held_out;
+    let sum = |of: fn(&HonestRow) -> usize| -> usize { rows.iter().filter(counted).map(of).sum() };
+    let (answers, flagged) = (sum(|row| row.answers), sum(|row| row.flagged));
+    if answers > 0 {
+        let [low, high] = interval(flagged, answers).map(|rate| 1e3 * rate);
+        let _ = writeln!(
+            page,
+            "\nHeld out, permitted, together: {flagged} of {answers} answers falsely flagged ({low:.2}–{high:.2} per 1,000 at 95 %); of \
+             {} miners {} softly, {} for good.",
+            sum(|row| row.miners),
+            sum(|row| row.soft_flags),
+            sum(|row| row.hard_flags)
         );
     }
 }

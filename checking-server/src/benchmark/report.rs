@@ -30,7 +30,19 @@ pub struct Report {
     pub(super) without_seeds: Policy,
     pub(super) baselines: BTreeMap<&'static str, Vec<AttackRow>>,
     pub(super) stacks: Vec<Stack>,
+    /// That checked.
+    pub(super) processors: usize,
     pub(super) checks_per_second: f64,
+    /// Of answers of miners that draw with seeds of their own.
+    pub(super) checks_per_second_without_seeds: f64,
+}
+
+/// Checks per second.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Speed {
+    pub(super) processors: usize,
+    pub(super) seeded: f64,
+    pub(super) without_seeds: f64,
 }
 
 /// Answers of each kind.
@@ -39,6 +51,7 @@ pub(super) struct Sizes {
     pub(super) calibration: usize,
     pub(super) honest: usize,
     pub(super) held_out: usize,
+    pub(super) remote: usize,
     pub(super) attacked: usize,
 }
 
@@ -55,18 +68,13 @@ pub(super) struct Policy {
 pub(super) struct Cases {
     pub(super) honest: Vec<Case>,
     /// Honest as well, but drawn with other seeds than asked for.
-    pub(super) remotes: Vec<Case>,
+    pub(super) unseeded: Vec<Case>,
     pub(super) attacks: Vec<Case>,
 }
 
 impl Report {
-    pub(super) fn new(
-        plan: &Plan,
-        calibration: &Calibration,
-        cases: Cases,
-        checks_per_second: f64,
-    ) -> Self {
-        let Cases { honest, remotes, attacks } = cases;
+    pub(super) fn new(plan: &Plan, calibration: &Calibration, cases: Cases, speed: Speed) -> Self {
+        let Cases { honest, unseeded: others, attacks } = cases;
         let permitted = |policy: usize| {
             let formats = &calibration.nulls[policy].formats;
             honest
@@ -108,6 +116,7 @@ impl Report {
                 calibration: plan.calibration,
                 honest: plan.honest,
                 held_out: plan.held_out,
+                remote: plan.remote,
                 attacked: plan.attacked,
             },
             model: calibration.model.clone(),
@@ -117,14 +126,16 @@ impl Report {
             attacks_by_tokens: ours(0, 0, false),
             honest: permitted(0).map(|case| honest_row(case, 0, true)).collect(),
             policies: (0..unseeded).map(|at| policy(at, at, &[])).collect(),
-            without_seeds: policy(0, unseeded, &remotes),
+            without_seeds: policy(0, unseeded, &others),
             baselines: BTreeMap::from([
                 ("subnet 19", baseline(|b| (b.probabilities, 1.0), |b| Some(b.subnet19_score()))),
                 ("Token-DiFR", baseline(|b| (b.margins, b.tokens), none)),
                 ("Gonka", baseline(|b| (b.relative, b.tokens), none)),
             ]),
             stacks: calibration.stacks.clone(),
-            checks_per_second,
+            processors: speed.processors,
+            checks_per_second: speed.seeded,
+            checks_per_second_without_seeds: speed.without_seeds,
         }
     }
 }

@@ -8,11 +8,11 @@
 use common::checks::{EValue, Evidence, Repeated};
 use common::generation::Sampling;
 use common::receipt::Generated;
-use engine::{ModelInfo, Reference, TokenScore};
+use engine::{ModelInfo, TokenScore};
 
 use super::hypotheses::{Hypothesis, SUSPECTS, Seen, Suspect};
 use super::logprobs::log_stray;
-use super::{BadReference, Standard};
+use super::{BadReference, Known, Standard};
 
 /// Logarithms of the e-values at which an answer's quality begins to fall, and is gone: ln 1e3 and ln 1e5.
 const SOFT: f64 = 6.907_755_278_982_137;
@@ -49,20 +49,25 @@ pub(super) fn measure(
     ending: usize,
     sampling: Sampling,
     model: &ModelInfo,
-    reference: &Reference,
-    repeated: Option<Repeated>,
+    known: Known<'_>,
     standard: &Standard,
 ) -> Result<Measured, BadReference> {
+    let Known { reference, without_system, repeated } = known;
     let scores = &reference.tokens;
-    if scores.len() != generated.tokens.len() || scores.is_empty() {
-        return Err(BadReference::Length { expected: generated.tokens.len(), got: scores.len() });
+    let others = without_system.map(|other| &other.tokens);
+    for scores in [scores].into_iter().chain(others) {
+        if scores.len() != generated.tokens.len() || scores.is_empty() {
+            let (expected, got) = (generated.tokens.len(), scores.len());
+            return Err(BadReference::Length { expected, got });
+        }
     }
     let is_number = |score: &TokenScore| {
         let numbers = [score.logprob, score.deficit, score.tempered, score.collision];
         let rivals = score.rivals.iter().map(|rival| &rival.deficit);
         score.entropy.is_finite() && !numbers.iter().chain(rivals).any(|number| number.is_nan())
     };
-    if let Some(position) = scores.iter().position(|score| !is_number(score)) {
+    let all = scores.iter().enumerate().chain(others.into_iter().flatten().enumerate());
+    if let Some((position, _)) = all.into_iter().find(|(_, score)| !is_number(score)) {
         return Err(BadReference::NotANumber { position });
     }
 
@@ -72,6 +77,7 @@ pub(super) fn measure(
     let seen = || {
         scores.iter().zip(&generated.tokens).enumerate().map(|(position, (score, &given))| Seen {
             score,
+            without_system: others.and_then(|others| others.get(position)),
             given,
             scale: if random { sampling.temperature } else { 1.0 },
             random,
@@ -100,6 +106,8 @@ pub(super) fn measure(
                 copied(&surprises, repeated.as_ref())
             }
             Hypothesis::Copied => 0.0,
+            // Nothing was looked at, so nothing is left over of it either.
+            Hypothesis::WithoutSystem if others.is_none() => return 0.0,
             hypothesis => seen().map(|seen| seen.log_ratio(hypothesis, &null.survival)).sum(),
         };
         (log_e - null.log_drift(suspect.name, standard.seeded)).clamp(-LARGEST_LOG_E, LARGEST_LOG_E)

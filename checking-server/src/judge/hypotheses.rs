@@ -22,6 +22,8 @@ pub enum Hypothesis {
     Seed,
     /// Something else, which draws the same token with this probability.
     Other(f64),
+    /// The model was run without the request's system messages.
+    WithoutSystem,
     /// The answer was ended where the model goes on.
     EarlyEnd,
     /// The answer goes on where the model ends it.
@@ -44,29 +46,33 @@ const fn suspect(name: &'static str, hypothesis: Hypothesis, share: f64) -> Susp
     Suspect { hypothesis, name, share }
 }
 
+/// The name of [`Hypothesis::WithoutSystem`], which is only tested where a second prefill was computed.
+pub const WITHOUT_SYSTEM: &str = "without-system";
+
 /// Everything that is tested for. The shares add up to 1.
-pub const SUSPECTS: [Suspect; 16] = [
+pub const SUSPECTS: [Suspect; 17] = [
     suspect("coarser-0.004", Hypothesis::Coarser(0.004), 0.05),
     suspect("coarser-0.015", Hypothesis::Coarser(0.015), 0.08),
-    suspect("coarser-0.06", Hypothesis::Coarser(0.06), 0.10),
+    suspect("coarser-0.06", Hypothesis::Coarser(0.06), 0.09),
     suspect("coarser-0.25", Hypothesis::Coarser(0.25), 0.07),
     suspect("greedy", Hypothesis::Temperature(0), 0.04),
     suspect("temperature-0.8", Hypothesis::Temperature(1), 0.04),
     suspect("temperature-0.9", Hypothesis::Temperature(2), 0.06),
     suspect("temperature-1.1", Hypothesis::Temperature(3), 0.06),
-    suspect("seed", Hypothesis::Seed, 0.07),
+    suspect("seed", Hypothesis::Seed, 0.06),
     suspect("copied", Hypothesis::Copied, 0.03),
     suspect("other-0.6", Hypothesis::Other(0.6), 0.05),
     suspect("other-0.9", Hypothesis::Other(0.9), 0.05),
     suspect("other-0.98", Hypothesis::Other(0.98), 0.05),
+    suspect(WITHOUT_SYSTEM, Hypothesis::WithoutSystem, 0.04),
     suspect("early-end", Hypothesis::EarlyEnd, 0.06),
     suspect("late-end", Hypothesis::LateEnd, 0.04),
-    suspect("logprobs", Hypothesis::Logprobs, 0.15),
+    suspect("logprobs", Hypothesis::Logprobs, 0.13),
 ];
 
 /// What a hypothesis leaves for tokens that it does not expect, so that a single one does not refute it.
 const STRAY: f64 = 1e-3;
-/// The same for another temperature, whose near-ties turn over as well.
+/// The same for another temperature or prompt, whose near-ties turn over as well.
 const STRAY_TEMPERED: f64 = 0.02;
 /// How often an answer that is cut short ends at any one token.
 const HAZARD: f64 = 0.03;
@@ -80,6 +86,8 @@ const TOKEN_LIMIT: f64 = 6.0;
 #[derive(Debug, Clone, Copy)]
 pub struct Seen<'a> {
     pub score: &'a TokenScore,
+    /// The model's view without the system messages.
+    pub without_system: Option<&'a TokenScore>,
     pub given: u32,
     /// Nats of logits per unit of score: the temperature, or 1 at temperature 0.
     pub scale: f64,
@@ -164,6 +172,10 @@ impl Seen<'_> {
                 same * certain(self.is_drawn())
                     + (1.0 - same) * 0.5 * (self.plain() + 1.0 / self.vocabulary)
             }
+            Hypothesis::WithoutSystem => {
+                let drawn = self.without_system?.drawn;
+                self.mixed(certain(drawn == self.given), STRAY_TEMPERED)
+            }
             Hypothesis::EarlyEnd => self.mixed(self.early_end(), STRAY),
             Hypothesis::LateEnd => self.mixed(self.late_end(), STRAY),
         })
@@ -187,6 +199,10 @@ impl Seen<'_> {
                 self.mixed(f64::from(*otherwise).min(0.0).exp(), STRAY_TEMPERED)
             }
             Hypothesis::Other(same) => same * plain + (1.0 - same) / self.vocabulary,
+            Hypothesis::WithoutSystem => {
+                let other = f64::from(self.without_system?.tempered);
+                self.mixed(other.min(0.0).exp(), STRAY_TEMPERED)
+            }
             Hypothesis::EarlyEnd if is_end => {
                 (1.0 - HAZARD) * plain + HAZARD / self.ends.len() as f64
             }

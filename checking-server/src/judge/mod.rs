@@ -23,6 +23,7 @@ use std::sync::Arc;
 
 use common::checks::{Check, EValue, Evidence, Finding, Repeated, Verdict};
 use common::format::NumericFormat;
+use common::generation::{Generation, Prompt, Role};
 use common::openai::Asked;
 use engine::{ModelInfo, Reference};
 
@@ -50,6 +51,32 @@ impl Standard {
     pub fn without_seeds(self) -> Self {
         Self { seeded: false, ..self }
     }
+}
+
+/// What is known of an answer besides what the miner sent.
+#[derive(Debug, Clone)]
+pub struct Known<'a> {
+    /// The model's view of the answer.
+    pub reference: &'a Reference,
+    /// The same after the prompt [without its system messages](without_system), if it was computed.
+    pub without_system: Option<&'a Reference>,
+    pub repeated: Option<Repeated>,
+}
+
+impl<'a> Known<'a> {
+    /// By one prefill alone.
+    pub fn of(reference: &'a Reference) -> Self {
+        Self { reference, without_system: None, repeated: None }
+    }
+}
+
+/// The request as it is without its system messages; `None` if it has none, or nothing else.
+pub fn without_system(asked: &Generation) -> Option<Generation> {
+    let Prompt::Chat(messages) = &asked.prompt else { return None };
+    let others: Vec<_> =
+        messages.iter().filter(|message| message.role != Role::System).cloned().collect();
+    (!others.is_empty() && others.len() < messages.len())
+        .then(|| Generation { prompt: Prompt::Chat(others), ..asked.clone() })
 }
 
 /// A reference that cannot be judged by: the engine is at fault, not the miner.
@@ -81,15 +108,14 @@ pub fn judge(
     check: &Check,
     asked: &Asked,
     model: &ModelInfo,
-    reference: &Reference,
-    repeated: Option<Repeated>,
+    known: Known<'_>,
     standard: &Standard,
 ) -> Result<Verdict, BadReference> {
     let generated = &check.receipt.generated;
+    let reference = known.reference;
     let ending = form::ending(generated, asked, model, reference);
     let sampling = asked.generation.sampling;
-    let measured =
-        evidence::measure(generated, ending, sampling, model, reference, repeated, standard)?;
+    let measured = evidence::measure(generated, ending, sampling, model, known, standard)?;
     let findings = form::compare(check, asked, model, reference);
 
     let mut reasons: Vec<_> = findings.iter().map(words::of_finding).collect();

@@ -7,9 +7,9 @@ use common::{Keypair, TaskId};
 use engine::{ModelInfo, Reference, Rival, TokenScore};
 use proptest::prelude::*;
 
-use super::hypotheses::{SUSPECTS, Seen, Suspect};
+use super::hypotheses::{SUSPECTS, Seen, Suspect, WITHOUT_SYSTEM};
 use super::survival::Survival;
-use super::{BadReference, Standard, examine, judge};
+use super::{BadReference, Known, Standard, examine, judge, without_system};
 
 fn standard() -> Standard {
     Standard::assumed(&[NumericFormat::F32, NumericFormat::F16])
@@ -81,15 +81,17 @@ impl Case {
 
     fn verdict(&self) -> Verdict {
         assert_eq!(self.examined(), []);
-        judge(&self.check(), &self.asked_for(), &model(), &self.reference, None, &standard())
-            .unwrap()
+        self.judged(Known::of(&self.reference), &standard())
     }
 
     /// As a task without seeds judges it.
     fn without_seeds(&self, repeated: Option<Repeated>) -> Verdict {
-        let standard = standard().without_seeds();
-        let (check, asked) = (self.check(), self.asked_for());
-        judge(&check, &asked, &model(), &self.reference, repeated, &standard).unwrap()
+        let known = Known { repeated, ..Known::of(&self.reference) };
+        self.judged(known, &standard().without_seeds())
+    }
+
+    fn judged(&self, known: Known<'_>, standard: &Standard) -> Verdict {
+        judge(&self.check(), &self.asked_for(), &model(), known, standard).unwrap()
     }
 
     /// Makes every `every`th token a mismatch with this deficit.
@@ -346,6 +348,65 @@ fn an_end_that_is_put_off_is_found() {
 }
 
 #[test]
+fn an_answer_without_the_system_message_is_told_from_one_with_it() {
+    let case = Case::honest(60).mismatching(9, 0.4);
+    let mut without = case.reference.clone();
+    let honest = Case::honest(60);
+    let mut ignored = honest.reference.clone();
+    for ((score, given), other) in
+        without.tokens.iter_mut().zip(&case.generated.tokens).zip(&mut ignored.tokens)
+    {
+        score.drawn = *given;
+        score.deficit = 0.0;
+        (score.tempered, other.tempered) = (-0.4, -1.6);
+    }
+    let e_value = |verdict: &Verdict| -> f64 {
+        let e_values = &verdict.evidence.e_values;
+        e_values.iter().find(|e| e.hypothesis == WITHOUT_SYSTEM).unwrap().log_e
+    };
+    let looked_again = |case: &Case, other: &Reference, standard: &Standard| {
+        let known = Known { without_system: Some(other), ..Known::of(&case.reference) };
+        case.judged(known, standard)
+    };
+    let verdict = looked_again(&case, &without, &standard());
+    assert_eq!(verdict.quality, 0.0, "{verdict:?}");
+    assert!(verdict.reasons[0].contains("without its system message"), "{verdict:?}");
+    assert_eq!(e_value(&case.verdict()), 0.0, "nothing was looked at");
+
+    // Without seeds by how likely the tokens are.
+    let unseeded = standard().without_seeds();
+    let verdict = looked_again(&case, &without, &unseeded);
+    assert_eq!(verdict.quality, 0.0, "{verdict:?}");
+    assert!(verdict.reasons[0].contains("without its system message"), "{verdict:?}");
+
+    // Tokens that are at least as likely with the system message say nothing against anybody.
+    for standard in [standard(), unseeded] {
+        let verdict = looked_again(&honest, &ignored, &standard);
+        assert_eq!(verdict.quality, 1.0, "{verdict:?}");
+        assert!(e_value(&verdict) < 0.0, "{verdict:?}");
+    }
+    ignored.tokens.pop();
+    let known = Known { without_system: Some(&ignored), ..Known::of(&honest.reference) };
+    let error = judge(&honest.check(), &honest.asked_for(), &model(), known, &standard());
+    assert_eq!(error, Err(BadReference::Length { expected: 60, got: 59 }));
+}
+
+#[test]
+fn only_system_messages_are_left_out() {
+    let chat = |messages: &str| {
+        let limits = Limits::new(256, 1000);
+        let body = format!(r#"{{"model":"chat-demo","messages":[{messages}]}}"#);
+        parse(Kind::Chat, body.as_bytes(), limits).unwrap().generation
+    };
+    let (system, user) =
+        (r#"{"role":"system","content":"Rhyme."}"#, r#"{"role":"user","content":"hi"}"#);
+    let shorter = without_system(&chat(&format!("{system},{user}"))).unwrap();
+    assert_eq!(shorter.prompt, chat(user).prompt);
+    assert_eq!(without_system(&chat(user)), None);
+    assert_eq!(without_system(&chat(system)), None);
+}
+
+#[test]
 fn what_another_temperature_or_seed_draws_is_called_so() {
     let mut case = Case::honest(60).mismatching(9, 0.4);
     for (score, given) in case.reference.tokens.iter_mut().zip(&case.generated.tokens) {
@@ -453,8 +514,8 @@ fn without_seeds_likely_tokens_are_honest_and_unlikely_ones_are_not() {
 fn an_answer_that_was_given_before_is_worth_nothing_unless_its_seed_draws_it() {
     let case = Case::honest(60);
     let repeated = Some(Repeated { spans: vec![(10, 60)], kept: 1_000 });
-    let (check, asked, again) = (case.check(), case.asked_for(), repeated.clone());
-    let seeded = judge(&check, &asked, &model(), &case.reference, again, &standard()).unwrap();
+    let known = Known { repeated: repeated.clone(), ..Known::of(&case.reference) };
+    let seeded = case.judged(known, &standard());
     assert_eq!(seeded.quality, 1.0);
     let verdict = case.without_seeds(repeated.clone());
     assert_eq!(verdict.quality, 0.0, "{verdict:?}");
@@ -533,12 +594,12 @@ fn a_reference_that_does_not_fit_is_the_engines_fault() {
     let mut case = Case::honest(5);
     case.reference.tokens.pop();
     let judged =
-        judge(&case.check(), &case.asked_for(), &model(), &case.reference, None, &standard());
+        judge(&case.check(), &case.asked_for(), &model(), Known::of(&case.reference), &standard());
     assert_eq!(judged, Err(BadReference::Length { expected: 5, got: 4 }));
     let mut case = Case::honest(5);
     case.reference.tokens[2].deficit = f32::NAN;
     let judged =
-        judge(&case.check(), &case.asked_for(), &model(), &case.reference, None, &standard());
+        judge(&case.check(), &case.asked_for(), &model(), Known::of(&case.reference), &standard());
     assert_eq!(judged, Err(BadReference::NotANumber { position: 2 }));
 }
 
@@ -594,8 +655,11 @@ proptest! {
                 score.tempered = plain[token].ln() as f32;
                 score.otherwise = Some(others.each_ref().map(|other| other[token].ln() as f32));
                 score.end = plain[2] as f32;
+                // As after another prompt.
+                let mut other = score.clone();
+                other.tempered = plain[(token + 1) % 6].ln() as f32;
                 let seen = Seen {
-                    score: &score, given: token as u32, scale: 1.0, random: true, seeded: false,
+                    score: &score, without_system: Some(&other), given: token as u32, scale: 1.0, random: true, seeded: false,
                     is_clear: true, top_p, vocabulary: 6.0, ends: &[END], is_ending: token == 2,
                 };
                 plain[token] / mass * seen.log_ratio(hypothesis, &survival).exp()
@@ -613,8 +677,7 @@ proptest! {
         case.generated.tokens = scores.iter().map(|score| score.1).collect();
         case.generated.logprobs = scores.iter().map(|score| score.2).collect();
         case.reference.tokens = scores.into_iter().map(|score| score.0).collect();
-        let verdict =
-            judge(&case.check(), &case.asked_for(), &model(), &case.reference, None, &standard()).unwrap();
+        let verdict = case.judged(Known::of(&case.reference), &standard());
         prop_assert!((0.0..=1.0).contains(&verdict.quality));
         let evidence = &verdict.evidence;
         for number in [

@@ -80,6 +80,9 @@ pub(super) fn of_suspect(measured: &Measured, asked: &Asked, model: &ModelInfo) 
                     Some(0.0) | None => "as always taking the most likely token would".to_owned(),
                     Some(factor) => format!("as {factor} times the temperature asked for would"),
                 },
+                Hypothesis::WithoutSystem => {
+                    "as the same request without its system message would: pass every message to the model".to_owned()
+                }
                 Hypothesis::Seed => {
                     "the tokens are likely but not those of the request's seed: draw as docs/seeded-sampling.md says, and answer \
                      each request anew"

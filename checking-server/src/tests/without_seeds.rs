@@ -1,14 +1,18 @@
 //! Answers of the demo model to a task whose miners draw in their own way.
 
-use engine::Purpose;
+use common::bundle::{Bundle, Telling, VERSION};
+use engine::{NumberFormat, Purpose};
 
 use super::parameters::{answer, asked, demo};
 use super::*;
+use crate::verify::verify;
 
 #[tokio::test]
 async fn answers_are_checked_whatever_seed_they_were_drawn_with_and_copies_are_found() {
-    let catalogue =
-        include_str!("../../../config/tasks.toml").replace("seeded = true", "seeded = false");
+    let models = concat!(env!("CARGO_MANIFEST_DIR"), "/../demo-model");
+    let catalogue = include_str!("../../../config/tasks.toml")
+        .replace("seeded = true", "seeded = false")
+        .replace("../demo-model", models);
     let miner = demo(Purpose::Generation).await;
     let engine = Arc::new(demo(Purpose::Reference).await);
     let server = Server::start_of(engine, Duration::from_secs(60), &catalogue).await;
@@ -37,10 +41,33 @@ async fn answers_are_checked_whatever_seed_they_were_drawn_with_and_copies_are_f
     // The first one to give it has it from nobody.
     let results = server.check(vec![copied.remove(0)]).await;
     assert_eq!(short(&results[0]), Ok(1.0), "{results:?}");
-    for result in server.check(copied).await {
-        let Outcome::Verdict(verdict) = &result.outcome else { panic!("{result:?}") };
+    let mut telling = Vec::new();
+    for (check, result) in copied.iter().zip(server.check(copied.clone()).await) {
+        let Outcome::Verdict(verdict) = result.outcome else { panic!("{result:?}") };
         assert_eq!(verdict.quality, 0.0, "{verdict:?}");
         assert!(verdict.reasons[0].contains("was given before"), "{verdict:?}");
+        telling.push(Telling { check: check.clone(), verdict });
     }
     server.stop().await;
+
+    // Who computes the evidence again has to believe what was given before, and is told so.
+    let first = &telling[0].check;
+    let mut bundle = Bundle {
+        version: VERSION,
+        miner: first.miner,
+        task: first.task.clone(),
+        at_ms: 0,
+        answers: 3,
+        log_e: 20.0,
+        hypothesis: "copied".to_owned(),
+        telling,
+    };
+    let catalogue = Catalogue::parse(&catalogue, "config/tasks.toml").unwrap();
+    let verified = verify(&bundle, &catalogue, NumberFormat::F32).await.unwrap();
+    assert!(verified.is_confirmed(), "{}", verified.text);
+    assert_eq!(verified.text.matches("the validator's word alone").count(), 3, "{}", verified.text);
+    // A verdict that does not follow from what it says was given before is found out.
+    bundle.telling[1].verdict.evidence.repeated.as_mut().unwrap().spans.clear();
+    let verified = verify(&bundle, &catalogue, NumberFormat::F32).await.unwrap();
+    assert_eq!(verified.confirmed, 2, "{}", verified.text);
 }

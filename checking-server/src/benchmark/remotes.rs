@@ -1,0 +1,118 @@
+//! Servers whose answers are taken for honest ones.
+
+use std::fmt;
+use std::str::FromStr;
+
+use anyhow::Context;
+use common::format::NumericFormat;
+use engine::{Remote, RemoteConfig};
+use url::Url;
+
+use super::{SPEED, answers_of};
+use crate::traffic::{CONTEXT, Subject};
+
+/// Requests that a server gets at once.
+const AT_ONCE: usize = 128;
+
+const FORMATS: [NumericFormat; 4] =
+    [NumericFormat::F32, NumericFormat::F16, NumericFormat::Bf16, NumericFormat::Q8_0];
+
+/// An OpenAI-compatible server of the claimed model that reports token ids, as `NAME[,FORMAT][,seeded]=URL`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RemoteStack {
+    /// The claimed model's name there.
+    pub name: String,
+    /// Up to and including the version.
+    pub base_url: Url,
+    /// In which the server computes; f32 where nothing is said.
+    pub format: NumericFormat,
+    /// Whether it draws as the requests' seeds say.
+    pub seeded: bool,
+}
+
+impl FromStr for RemoteStack {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (what, url) = text.split_once('=').ok_or(
+            "it has no `=`: write NAME=URL, for example my-model=http://127.0.0.1:8000/v1",
+        )?;
+        let base_url = url.parse().map_err(|error| format!("`{url}` is no address: {error}"))?;
+        let mut parts = what.split(',');
+        let name = parts.next().unwrap_or_default().to_owned();
+        let mut stack = Self { name, base_url, format: NumericFormat::F32, seeded: false };
+        for part in parts {
+            match FORMATS.into_iter().find(|format| format.as_str() == part) {
+                Some(format) => stack.format = format,
+                None if part == "seeded" => stack.seeded = true,
+                None => {
+                    return Err(format!("`{part}` is none of f32, f16, bf16, q8_0 and seeded"));
+                }
+            }
+        }
+        Ok(stack)
+    }
+}
+
+/// As it is given, but for the address.
+impl fmt::Display for RemoteStack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seeded = if self.seeded { ",seeded" } else { "" };
+        write!(f, "{},{}{seeded}", self.name, self.format)
+    }
+}
+
+/// Connects to servers and asks each of them once: what is wrong with one is found before everything is measured.
+pub(super) async fn connect(
+    stacks: &[RemoteStack],
+    subject: &Subject,
+    temperature: f64,
+) -> anyhow::Result<Vec<Remote>> {
+    let request = subject.requests(1, temperature, SPEED)?;
+    let mut connected = Vec::new();
+    for RemoteStack { name, base_url, .. } in stacks {
+        let config = RemoteConfig {
+            parallel: AT_ONCE,
+            ..RemoteConfig::new(base_url.clone(), name, CONTEXT)
+        };
+        let answered = async {
+            let remote = Remote::connect(config).await?;
+            answers_of(&remote, &request).await?;
+            anyhow::Ok(remote)
+        };
+        connected.push(answered.await.with_context(|| format!("{name} at {base_url}"))?);
+    }
+    Ok(connected)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<RemoteStack, String> {
+        text.parse()
+    }
+
+    #[test]
+    fn a_server_is_named_with_its_format_and_what_it_draws_by() {
+        let plain = parse("qwen3:8b=http://127.0.0.1:8000/v1").unwrap();
+        assert_eq!(plain.name, "qwen3:8b");
+        assert_eq!(plain.base_url.as_str(), "http://127.0.0.1:8000/v1");
+        assert_eq!((plain.format, plain.seeded), (NumericFormat::F32, false));
+        let seeded = parse("gpu,bf16,seeded=http://127.0.0.1:8000/v1").unwrap();
+        assert_eq!((seeded.format, seeded.seeded), (NumericFormat::Bf16, true));
+        assert_eq!(seeded.to_string(), "gpu,bf16,seeded");
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_server_is_said() {
+        for (text, problem) in [
+            ("my-model", "it has no `=`"),
+            ("my-model=nowhere", "`nowhere` is no address"),
+            ("my-model,f64=http://127.0.0.1:8000/v1", "`f64` is none of f32, f16, bf16, q8_0"),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.starts_with(problem), "{error}");
+        }
+    }
+}
