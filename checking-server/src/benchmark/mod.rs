@@ -149,7 +149,7 @@ pub async fn run(plan: &Plan, made_at: String, progress: impl Fn(&str)) -> anyho
     }
     let mut unseeded = Vec::new();
     for (seed, (stack, remote)) in (REMOTE..).zip(plan.remotes.iter().zip(&connected)) {
-        progress(&format!("honest answers: {}", stack.name));
+        progress(&format!("honest answers: {stack}"));
         let asked = subject.requests(plan.remote, plan.temperature, seed)?;
         let given = answers_of(remote, &asked).await?;
         let name = format!("{}, {}", stack.format, stack.name);
