@@ -17,7 +17,7 @@ from seeded import check, draw
 from serving import Answer, Prompts, serve
 from transformers import AutoModelForCausalLM
 
-MOST_AT_ONCE = 128
+MOST_AT_ONCE = 512
 # Requests that come within this time go together.
 PATIENCE_S = 0.02
 FORMATS = {"f32": torch.float32, "tf32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}

@@ -68,7 +68,7 @@ def events(answer):
 
 class Server(ThreadingHTTPServer):
     # As many requests come at once as the benchmark has under way.
-    request_queue_size = 256
+    request_queue_size = 1024
 
 
 def handler(name, answer):

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use anyhow::Context;
 use common::format::NumericFormat;
@@ -11,8 +12,10 @@ use url::Url;
 use super::{SPEED, answers_of};
 use crate::traffic::{CONTEXT, Subject};
 
-/// Requests that a server gets at once.
-const AT_ONCE: usize = 128;
+/// Requests that a server gets at once: enough for large batches.
+const AT_ONCE: usize = 512;
+/// Some servers answer them one after the other.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 const FORMATS: [NumericFormat; 4] =
     [NumericFormat::F32, NumericFormat::F16, NumericFormat::Bf16, NumericFormat::Q8_0];
@@ -73,6 +76,7 @@ pub(super) async fn connect(
     for RemoteStack { name, base_url, .. } in stacks {
         let config = RemoteConfig {
             parallel: AT_ONCE,
+            first_token_timeout: PATIENCE,
             ..RemoteConfig::new(base_url.clone(), name, CONTEXT)
         };
         let answered = async {
