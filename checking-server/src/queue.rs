@@ -246,7 +246,9 @@ impl Desk {
             self.metrics.dropped.inc();
             return;
         }
+        let started = Instant::now();
         let result = self.looks(job.passes).await;
+        self.pace.note(started.elapsed());
         // The place first, so that whoever gets the result finds room for more.
         drop(job.place);
         let _ = job.reply.send(result);
@@ -258,10 +260,12 @@ impl Desk {
         let count = needed.tokens.len();
         // Tossed before anything is known of the answer.
         let is_wanted = self.allowance().allows(rand::random());
-        let reference = self.reference(needed).await?;
+        let started = Instant::now();
+        let reference = self.reference(needed, self.deadline).await?;
+        let left = self.deadline.saturating_sub(started.elapsed());
         let other = match besides.filter(|_| is_wanted) {
             // One that fails is only missing: nothing is held against anybody.
-            Some(pass) => self.reference(pass).await.ok(),
+            Some(pass) => self.reference(pass, left).await.ok(),
             None => None,
         };
         let tokens = |reference: &Reference| {
@@ -275,21 +279,24 @@ impl Desk {
         self.allowance.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn reference(&self, pass: ReferencePass) -> Result<Reference, NoReference> {
+    async fn reference(
+        &self,
+        pass: ReferencePass,
+        deadline: Duration,
+    ) -> Result<Reference, NoReference> {
         let started = Instant::now();
         // An engine that panics on one check must not take the others with it.
         let guarded = AssertUnwindSafe(self.engine.reference(pass)).catch_unwind();
-        let result = match timeout(self.deadline, guarded).await {
+        let result = match timeout(deadline, guarded).await {
             Ok(Ok(result)) => result.map_err(NoReference::from),
             Ok(Err(_panic)) => Err(NoReference::Crashed),
             Err(_elapsed) => Err(NoReference::TooSlow(self.deadline)),
         };
-        self.pace.note(started.elapsed());
         self.metrics.reference_seconds.observe(started.elapsed().as_secs_f64());
         if let Err(error) = &result
             && error.is_retryable()
         {
-            warn!(model = %self.engine.model().name, %error, "a check could not be done: {error}");
+            warn!(model = %self.engine.model().name, %error, "a prefill failed: {error}");
         }
         result
     }

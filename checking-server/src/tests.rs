@@ -1,6 +1,7 @@
 //! The real server with a scripted engine behind it, and with the demo model.
 
 mod parameters;
+mod second_looks;
 mod without_seeds;
 
 use std::collections::BTreeMap;
@@ -196,10 +197,15 @@ impl Server {
 
 /// An honest answer, or one whose first token makes the engine follow its script.
 fn check(id: &str, first: u32) -> Check {
+    answered(id, first, &json!([{"role": "user", "content": "hi"}]))
+}
+
+/// The same to these messages.
+fn answered(id: &str, first: u32, messages: &Value) -> Check {
     let alice = Keypair::development("Alice");
     let request = json!({
         "model": "chat-demo",
-        "messages": [{"role": "user", "content": "hi"}],
+        "messages": messages,
         "seed": 7,
         "max_tokens": 50,
     })
