@@ -18,6 +18,9 @@ use crate::judge::survival::Survival;
 use crate::judge::{BadReference, Known, Null, Standard, judge, without_system};
 use crate::traffic::{Given, Request, Subject, answers, each};
 
+/// Formats that are measured.
+pub const FORMATS: [NumericFormat; 4] =
+    [NumericFormat::F32, NumericFormat::F16, NumericFormat::Bf16, NumericFormat::Q8_0];
 /// The file's name, beside the weights.
 pub const FILE: &str = "calibration.json";
 /// Confidence of each bound.

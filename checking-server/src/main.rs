@@ -111,10 +111,8 @@ impl FromStr for Policy {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let permitted =
-            [NumericFormat::F32, NumericFormat::F16, NumericFormat::Bf16, NumericFormat::Q8_0];
         let find = |name: &str| {
-            permitted
+            calibration::FORMATS
                 .into_iter()
                 .find(|format| format.as_str() == name.trim())
                 .ok_or_else(|| format!("`{name}` is none of f32, f16, bf16 and q8_0"))

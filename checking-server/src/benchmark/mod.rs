@@ -21,7 +21,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
-use crate::calibration::Calibration;
+use crate::calibration::{Calibration, FORMATS};
 use crate::duplicates::Index;
 use crate::judge::{Known, Standard, examine, judge, refuse, without_system};
 use crate::traffic::{Given, Request, Subject, answers, each, load, threads};
@@ -117,12 +117,7 @@ pub async fn run(plan: &Plan, made_at: String, progress: impl Fn(&str)) -> anyho
     };
 
     let mut honest = Vec::new();
-    for (seed, format) in (HONEST..).zip([
-        NumericFormat::F32,
-        NumericFormat::F16,
-        NumericFormat::Bf16,
-        NumericFormat::Q8_0,
-    ]) {
+    for (seed, format) in (HONEST..).zip(FORMATS) {
         progress(&format!("honest answers: {format}"));
         let asked = subject.requests(plan.honest, plan.temperature, seed)?;
         let model = subject.load(format)?;
@@ -154,7 +149,8 @@ pub async fn run(plan: &Plan, made_at: String, progress: impl Fn(&str)) -> anyho
         let given = answers_of(remote, &asked).await?;
         let name = format!("{}, {}", stack.format, stack.name);
         let case = bench.case(&name, Some(stack.format), true, &asked, &given)?;
-        if stack.seeded { &mut honest } else { &mut unseeded }.push(case);
+        let cases = if stack.seeded { &mut honest } else { &mut unseeded };
+        cases.push(case);
     }
 
     let attacks =
@@ -267,7 +263,7 @@ impl Bench<'_> {
         compared: bool,
     ) -> anyhow::Result<Vec<Weighed>> {
         let pairs: Vec<_> = (0..).zip(requests.iter().zip(given)).collect();
-        each(&pairs, |(seed, (request, given))| self.weigh(request, given, *seed, compared))
+        each(&pairs, |(index, (request, given))| self.weigh(request, given, *index, compared))
     }
 
     /// One answer under every policy, and by the other systems.
@@ -275,7 +271,7 @@ impl Bench<'_> {
         &self,
         request: &Request,
         given: &Given,
-        seed: u64,
+        index: u64,
         compared: bool,
     ) -> anyhow::Result<Weighed> {
         let check = self.subject.check(request, given);
@@ -297,7 +293,7 @@ impl Bench<'_> {
         };
         let reference = self.reference.score(pass)?;
         // As often as the server does it where a third of the requests have such messages, as those of validators.
-        let second = without_system(&request.asked.generation).filter(|_| seed.is_multiple_of(2));
+        let second = without_system(&request.asked.generation).filter(|_| index.is_multiple_of(2));
         let second = second.map(|asked| ReferencePass::new(asked, given.tokens.clone()));
         let second = second.map(|pass| self.reference.score(pass)).transpose()?;
         let known = Known { without_system: second.as_ref(), ..Known::of(&reference) };
@@ -315,7 +311,7 @@ impl Bench<'_> {
             given,
             &reference.tokens,
             self.temperature,
-            &mut StdRng::seed_from_u64(seed),
+            &mut StdRng::seed_from_u64(index),
         );
         Ok(Weighed { verdicts, tokens: given.tokens.len(), baselines: Some(baselines) })
     }

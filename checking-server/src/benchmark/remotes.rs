@@ -10,15 +10,13 @@ use engine::{Remote, RemoteConfig};
 use url::Url;
 
 use super::{SPEED, answers_of};
+use crate::calibration::FORMATS;
 use crate::traffic::{CONTEXT, Subject};
 
 /// Requests that a server gets at once: enough for large batches.
 const AT_ONCE: usize = 512;
 /// Some servers answer them one after the other.
 const PATIENCE: Duration = Duration::from_secs(600);
-
-const FORMATS: [NumericFormat; 4] =
-    [NumericFormat::F32, NumericFormat::F16, NumericFormat::Bf16, NumericFormat::Q8_0];
 
 /// An OpenAI-compatible server of the claimed model that reports token ids, as `NAME[,FORMAT][,seeded]=URL`.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,6 +41,9 @@ impl FromStr for RemoteStack {
         let base_url = url.parse().map_err(|error| format!("`{url}` is no address: {error}"))?;
         let mut parts = what.split(',');
         let name = parts.next().unwrap_or_default().to_owned();
+        if name.is_empty() {
+            return Err("it lacks the model's name there, before the `=`".to_owned());
+        }
         let mut stack = Self { name, base_url, format: NumericFormat::F32, seeded: false };
         for part in parts {
             match FORMATS.into_iter().find(|format| format.as_str() == part) {
@@ -112,6 +113,7 @@ mod tests {
     fn what_is_wrong_with_a_server_is_said() {
         for (text, problem) in [
             ("my-model", "it has no `=`"),
+            ("=http://127.0.0.1:8000/v1", "it lacks the model's name"),
             ("my-model=nowhere", "`nowhere` is no address"),
             ("my-model,f64=http://127.0.0.1:8000/v1", "`f64` is none of f32, f16, bf16, q8_0"),
         ] {
