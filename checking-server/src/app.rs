@@ -144,7 +144,7 @@ impl App {
         let bounds = Bounds {
             places: config.places,
             deadline: config.deadline,
-            besides: config.second_looks,
+            second_looks: config.second_looks,
         };
         let (mut queues, mut workers, mut tasks) = (Vec::new(), Vec::new(), BTreeMap::new());
         let mut known: Vec<&SharedEngine> = Vec::new();

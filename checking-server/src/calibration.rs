@@ -15,8 +15,8 @@ use sha2::{Digest, Sha256};
 use crate::judge::hypotheses::{SUSPECTS, WITHOUT_SYSTEM};
 use crate::judge::logprobs::Strays;
 use crate::judge::survival::Survival;
-use crate::judge::{BadReference, Known, Null, Standard, judge, without_system};
-use crate::traffic::{Given, Request, Subject, answers, each};
+use crate::judge::{BadReference, Known, Null, Standard, judge, second_look};
+use crate::traffic::{Given, Request, Subject, answers, each, threads};
 
 /// Formats that are measured.
 pub const FORMATS: [NumericFormat; 4] =
@@ -169,9 +169,15 @@ impl Calibration {
             .with_context(|| format!("{} is no calibration: {again}", path.display()))?;
         anyhow::ensure!(
             calibration.nulls.iter().all(Null::is_sound),
-            "{} holds numbers that cannot be, or lacks some: {again}",
+            "{} holds numbers that cannot be: {again}",
             path.display()
         );
+        let lacking = |null: &Null| {
+            SUSPECTS.iter().map(|suspect| suspect.name).find(|name| !null.knows(name))
+        };
+        if let Some(name) = calibration.nulls.iter().find_map(lacking) {
+            anyhow::bail!("{} was made before `{name}` was tested for: {again}", path.display());
+        }
         anyhow::ensure!(
             calibration.weights == digest(folder)?,
             "{} was made for other weights: {again}",
@@ -211,7 +217,7 @@ fn measure(
     let (mut differences, mut seen, mut held_back) = (Vec::new(), Vec::new(), Vec::new());
     let (mut same, mut distance, mut tokens) = (0, 0.0, 0);
     let pairs: Vec<_> = (0..).zip(requests.iter().zip(given)).collect();
-    let looked = each(&pairs, |(index, (request, given))| {
+    let looked = each(&pairs, threads(), |(index, (request, given))| {
         let generation = request.asked.generation.clone();
         // Half of the answers make the bounds, the others tell what is left after them.
         let makes_bounds = index % 2 == 0;
@@ -221,8 +227,7 @@ fn measure(
             ..ReferencePass::new(generation, given.tokens.clone())
         };
         let theirs = makes_bounds.then(|| stack.score(pass.clone())).transpose()?;
-        let second = without_system(&request.asked.generation).filter(|_| !makes_bounds);
-        let second = second.map(|generation| ReferencePass::new(generation, given.tokens.clone()));
+        let second = second_look(&pass.generation, &pass.tokens).filter(|_| !makes_bounds);
         let second = second.map(|pass| reference.score(pass)).transpose()?;
         Ok::<_, EngineError>((reference.score(pass)?, theirs, second))
     })?;
@@ -420,7 +425,7 @@ mod tests {
         let mut old = good.clone();
         old.nulls[0].drift_without_seeds.remove(WITHOUT_SYSTEM);
         old.write(folder.path()).unwrap();
-        refused("lacks some");
+        refused("was made before `without-system` was tested for");
         good.write(folder.path()).unwrap();
         std::fs::write(folder.path().join("model.safetensors"), "other weights").unwrap();
         refused("made for other weights");

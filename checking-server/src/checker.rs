@@ -134,13 +134,14 @@ impl Checker {
             // In the order in which answers are sent, oldest first: whoever copies comes after whom was copied.
             open.repeated = self.repeated(&open);
             let tokens = open.check.receipt.generated.tokens.clone();
-            let besides = judge::without_system(&open.asked.generation)
-                .map(|generation| ReferencePass::new(generation, tokens.clone()));
+            let sampling = open.asked.generation.sampling;
+            let second_look = judge::second_look(&open.asked.generation, &tokens)
+                .filter(|_| open.task.standard.sees_tokens(sampling.temperature));
             let needed = ReferencePass {
                 likelihoods: !open.task.standard.seeded,
                 ..ReferencePass::new(open.asked.generation.clone(), tokens)
             };
-            let pending = places[open.task.queue].submit(Passes { needed, besides });
+            let pending = places[open.task.queue].submit(Passes { needed, second_look });
             (open, pending)
         };
         Ok(examined.into_iter().map(|step| step.map(&mut submit)).collect())
@@ -158,10 +159,10 @@ impl Checker {
     async fn finish(&self, open: Open<'_>, pending: Pending) -> Judged {
         let Open { check, asked, task, repeated } = open;
         let outcome = match pending.await.unwrap_or(Err(NoReference::Closing)) {
-            Ok(Looks { reference, other }) => {
+            Ok(Looks { reference, second_look }) => {
                 let model = self.queues[task.queue].model();
                 let known =
-                    Known { reference: &reference, without_system: other.as_ref(), repeated };
+                    Known { reference: &reference, without_system: second_look.as_ref(), repeated };
                 match judge::judge(&check, &asked, model, known, &task.standard) {
                     Ok(verdict) => Outcome::Verdict(verdict),
                     Err(error) => Outcome::Unchecked { reason: error.to_string(), retry: true },

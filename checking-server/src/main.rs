@@ -82,7 +82,7 @@ struct Benchmark {
     #[arg(long, default_value_t = 300)]
     answers: u32,
     /// Honest answers per stack, and per format of the calibration.
-    #[arg(long, default_value_t = 1_000)]
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(10..))]
     honest: u32,
     /// Honest answers per stack that is held out of the calibration. With 0 none of them is measured.
     #[arg(long, default_value_t = 500)]
@@ -93,7 +93,7 @@ struct Benchmark {
     #[arg(long = "remote", value_name = "NAME[,FORMAT][,seeded]=URL")]
     remotes: Vec<RemoteStack>,
     /// Answers of each such server; as many as --held-out where nothing is said.
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     remote_answers: Option<u32>,
     /// Print JSON.
     #[arg(long)]
@@ -176,6 +176,11 @@ async fn calibrate(wanted: Calibrate) -> anyhow::Result<()> {
 }
 
 async fn benchmark(wanted: Benchmark) -> anyhow::Result<()> {
+    let remote = wanted.remote_answers.unwrap_or(wanted.held_out);
+    anyhow::ensure!(
+        wanted.remotes.is_empty() || remote > 0,
+        "with --held-out 0, --remote-answers has to say how many answers each server gives"
+    );
     let plan = Plan {
         model: wanted.model,
         sibling: wanted.sibling,
@@ -183,7 +188,7 @@ async fn benchmark(wanted: Benchmark) -> anyhow::Result<()> {
         calibration: wanted.honest as usize,
         honest: wanted.honest as usize,
         held_out: wanted.held_out as usize,
-        remote: wanted.remote_answers.unwrap_or(wanted.held_out) as usize,
+        remote: remote as usize,
         attacked: wanted.answers as usize,
         remotes: wanted.remotes,
     };

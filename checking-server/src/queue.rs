@@ -25,8 +25,8 @@ pub(crate) struct Bounds {
     pub(crate) places: usize,
     /// The longest that one check may take.
     pub(crate) deadline: Duration,
-    /// Tokens that may be computed besides those that checks need, as a share of these.
-    pub(crate) besides: f64,
+    /// Tokens that may be computed for second looks, as a share of those that checks need.
+    pub(crate) second_looks: f64,
 }
 
 /// The way to one engine.
@@ -75,15 +75,15 @@ impl NoReference {
 pub(crate) struct Looks {
     pub(crate) reference: Reference,
     /// By the other pass, if it was computed.
-    pub(crate) other: Option<Reference>,
+    pub(crate) second_look: Option<Reference>,
 }
 
 /// What there is to compute for a check.
 #[derive(Debug)]
 pub(crate) struct Passes {
     pub(crate) needed: ReferencePass,
-    /// What is computed besides for some of the checks.
-    pub(crate) besides: Option<ReferencePass>,
+    /// Computed for some of the checks.
+    pub(crate) second_look: Option<ReferencePass>,
 }
 
 /// A check on its way, and its place in the queue.
@@ -134,7 +134,7 @@ impl Queue {
             engine: engine.clone(),
             deadline: bounds.deadline,
             pace: pace.clone(),
-            allowance: Mutex::new(Allowance::new(bounds.besides)),
+            allowance: Mutex::new(Allowance::new(bounds.second_looks)),
             metrics,
         };
         let worker = Worker { jobs, desk };
@@ -254,25 +254,25 @@ impl Desk {
         let _ = job.reply.send(result);
     }
 
-    /// Runs the pass that is needed, and now and then the other one.
+    /// Runs the pass that is needed, and now and then that of a second look.
     async fn looks(&self, passes: Passes) -> Result<Looks, NoReference> {
-        let Passes { needed, besides } = passes;
-        let count = needed.tokens.len();
+        let Passes { needed, second_look } = passes;
+        let count = u32::try_from(needed.tokens.len()).unwrap_or(u32::MAX);
         // Tossed before anything is known of the answer.
         let is_wanted = self.allowance().allows(rand::random());
         let started = Instant::now();
         let reference = self.reference(needed, self.deadline).await?;
         let left = self.deadline.saturating_sub(started.elapsed());
-        let other = match besides.filter(|_| is_wanted) {
+        let pass = second_look.filter(|_| is_wanted && !left.is_zero());
+        // Of the shorter prompt no more than of the whole one; paid for even if nothing comes of it.
+        let tokens = reference.prompt_tokens.saturating_add(count);
+        self.allowance().note(tokens, if pass.is_some() { tokens } else { 0 });
+        let second_look = match pass {
             // One that fails is only missing: nothing is held against anybody.
             Some(pass) => self.reference(pass, left).await.ok(),
             None => None,
         };
-        let tokens = |reference: &Reference| {
-            reference.prompt_tokens.saturating_add(u32::try_from(count).unwrap_or(u32::MAX))
-        };
-        self.allowance().note(tokens(&reference), other.as_ref().map_or(0, tokens));
-        Ok(Looks { reference, other })
+        Ok(Looks { reference, second_look })
     }
 
     fn allowance(&self) -> MutexGuard<'_, Allowance> {
@@ -290,7 +290,7 @@ impl Desk {
         let result = match timeout(deadline, guarded).await {
             Ok(Ok(result)) => result.map_err(NoReference::from),
             Ok(Err(_panic)) => Err(NoReference::Crashed),
-            Err(_elapsed) => Err(NoReference::TooSlow(self.deadline)),
+            Err(_elapsed) => Err(NoReference::TooSlow(deadline)),
         };
         self.metrics.reference_seconds.observe(started.elapsed().as_secs_f64());
         if let Err(error) = &result

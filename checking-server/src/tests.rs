@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use common::checks::{Check, CheckBatch, CheckResult, CheckResults, Finding, Outcome};
-use common::generation::{FinishReason, Generation};
+use common::generation::{FinishReason, Generation, Prompt, Role};
 use common::receipt::{Generated, Timings, request_digest};
 use common::{Keypair, TaskId};
 use engine::{
@@ -45,6 +45,7 @@ const PANICS: u32 = 91;
 const HANGS: u32 = 92;
 const DOES_NOT_FIT: u32 = 93;
 const DISAGREES: u32 = 94;
+const DIES_WITHOUT_SYSTEM: u32 = 95;
 
 impl Scripted {
     fn new(open_for: usize) -> Arc<Self> {
@@ -82,6 +83,9 @@ impl Engine for Scripted {
             self.gate.acquire().await.unwrap().forget();
             self.passes.fetch_add(1, Ordering::SeqCst);
             match pass.tokens[0] {
+                DIES_WITHOUT_SYSTEM if !has_system(&pass.generation) => {
+                    return Err(EngineError::Failed("it died".to_owned()));
+                }
                 DIES => return Err(EngineError::Failed("it died".to_owned())),
                 PANICS => panic!("on purpose"),
                 HANGS => std::future::pending().await,
@@ -119,6 +123,11 @@ impl Engine for Scripted {
         }
         .boxed()
     }
+}
+
+fn has_system(asked: &Generation) -> bool {
+    let Prompt::Chat(messages) = &asked.prompt else { return false };
+    messages.iter().any(|message| message.role == Role::System)
 }
 
 /// A running server.

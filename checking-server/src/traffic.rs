@@ -10,7 +10,7 @@ use common::generation::{Adjustment, FinishReason, Format, Generation, Sampling}
 use common::openai::{Asked, parse};
 use common::receipt::{Generated, Timings, request_digest};
 use common::{Keypair, TaskId};
-use engine::{Answer, EngineError, Native, NativeConfig};
+use engine::{Answer, Engine, EngineError, Native, NativeConfig};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tasks::wire::miner_body;
@@ -191,12 +191,13 @@ pub(crate) fn answers(
 ) -> Result<Vec<Given>, EngineError> {
     let generations: Vec<_> =
         requests.iter().map(|request| run(request.asked.generation.clone())).collect();
-    let parts: Vec<_> = generations.chunks(generations.len().div_ceil(threads()).max(1)).collect();
-    let answered = each(&parts, |part| model.answer(part, AT_ONCE))?;
+    let parts: Vec<_> =
+        generations.chunks(generations.len().div_ceil(model.parallel()).max(1)).collect();
+    let answered = each(&parts, model.parallel(), |part| model.answer(part, AT_ONCE))?;
     Ok(answered.into_iter().flatten().map(Given::from).collect())
 }
 
-/// Threads that measure.
+/// Threads for what is not measured by its time.
 pub(crate) fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, NonZero::get)
 }
@@ -207,6 +208,7 @@ pub(crate) fn threads() -> usize {
 /// The first error, by order.
 pub(crate) fn each<T: Sync, R: Send, E: Send>(
     items: &[T],
+    threads: usize,
     work: impl Fn(&T) -> Result<R, E> + Sync,
 ) -> Result<Vec<R>, E> {
     let next = AtomicUsize::new(0);
@@ -220,7 +222,7 @@ pub(crate) fn each<T: Sync, R: Send, E: Send>(
             }
             done
         };
-        let workers: Vec<_> = (0..threads()).map(|_| scope.spawn(worker)).collect();
+        let workers: Vec<_> = (0..threads.max(1)).map(|_| scope.spawn(worker)).collect();
         workers
             .into_iter()
             .flat_map(|worker| match worker.join() {

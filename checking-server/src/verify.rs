@@ -5,14 +5,14 @@ use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
 use common::bundle::{Bundle, Telling, VERSION};
-use common::checks::Verdict;
+use common::checks::{Evidence, Verdict};
 use common::evidence::{Flag, Process};
 use engine::{NumberFormat, ReferencePass, SharedEngine};
 use tasks::{Catalogue, Task};
 
 use crate::app::{Standards, load_one, wanted};
 use crate::judge::hypotheses::WITHOUT_SYSTEM;
-use crate::judge::{Known, Standard, examine, judge, refuse, without_system};
+use crate::judge::{Known, Standard, examine, judge, refuse, second_look};
 
 /// Larger files are no evidence: sixteen answers of the longest kind fit.
 const MOST_BYTES: u64 = 1 << 30;
@@ -94,12 +94,21 @@ pub async fn verify(
                     Some(_) => {
                         ", if tokens of it were given before, which is the validator's word alone"
                     }
+                    None if looked_twice(&said.evidence) => {
+                        ", if it was chance that chose it for a second look, which is the validator's word alone"
+                    }
                     None => "",
                 };
                 let _ = writeln!(
                     text,
                     "answer {number}: as claimed{word}, quality {:.2}: {reason}",
                     ours.quality
+                );
+            }
+            Ok(ours) if !names(&ours).eq(names(said)) => {
+                let _ = writeln!(
+                    text,
+                    "answer {number}: NOT as claimed: it was judged by other hypotheses than this version's"
                 );
             }
             Ok(ours) => {
@@ -158,14 +167,9 @@ async fn again(
         ..ReferencePass::new(asked.generation.clone(), tokens)
     };
     let said = &telling.verdict.evidence;
-    let looked_again =
-        said.e_values.iter().any(|e| e.hypothesis == WITHOUT_SYSTEM && e.log_e != 0.0);
-    let second = match without_system(&asked.generation).filter(|_| looked_again) {
-        Some(generation) => {
-            let pass = ReferencePass::new(generation, pass.tokens.clone());
-            Some(engine.reference(pass).await?)
-        }
-        None => None,
+    let second = match second_look(&asked.generation, &pass.tokens) {
+        Some(pass) if looked_twice(said) => Some(engine.reference(pass).await?),
+        _ => None,
     };
     let known = Known {
         reference: &engine.reference(pass).await?,
@@ -176,16 +180,22 @@ async fn again(
     Ok(judge(check, &asked, engine.model(), known, standard)?)
 }
 
+/// Whether a verdict rests on a second look.
+fn looked_twice(evidence: &Evidence) -> bool {
+    evidence.e_values.iter().any(|e| e.hypothesis == WITHOUT_SYSTEM && e.log_e != 0.0)
+}
+
+/// What a verdict's answer was tested for.
+fn names(verdict: &Verdict) -> impl Iterator<Item = &str> {
+    verdict.evidence.e_values.iter().map(|e| e.hypothesis.as_str())
+}
+
 fn alike(ours: &Verdict, said: &Verdict) -> bool {
     let (own, their) = (&ours.evidence, &said.evidence);
     let near = |a: f64, b: f64| (a - b).abs() <= LOG_E * (1.0 + a.abs().max(b.abs()));
     (ours.quality - said.quality).abs() <= QUALITY
         && own.findings == their.findings
         && near(own.log_e, their.log_e)
-        && own.e_values.len() == their.e_values.len()
-        && own
-            .e_values
-            .iter()
-            .zip(&their.e_values)
-            .all(|(own, their)| own.hypothesis == their.hypothesis && near(own.log_e, their.log_e))
+        && names(ours).eq(names(said))
+        && own.e_values.iter().zip(&their.e_values).all(|(own, their)| near(own.log_e, their.log_e))
 }

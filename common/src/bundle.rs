@@ -6,7 +6,7 @@ use crate::checks::{Check, Verdict};
 use crate::{Hotkey, TaskId};
 
 /// The newest form of a [`Bundle`].
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Why a miner was flagged for good.
 ///

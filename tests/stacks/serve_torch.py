@@ -21,6 +21,7 @@ MOST_AT_ONCE = 512
 # Requests that come within this time go together.
 PATIENCE_S = 0.02
 FORMATS = {"f32": torch.float32, "tf32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+REFUSED = {"stop", "presence_penalty", "frequency_penalty", "logit_bias", "response_format", "tools"}
 DRAWING = pathlib.Path(__file__).parent.parent.parent / "docs" / "seeded-sampling.md"
 
 
@@ -38,7 +39,7 @@ class Model:
         threading.Thread(target=self.work, daemon=True).start()
 
     def answer(self, asked):
-        if asked["top_p"] != 1 or "stop" in asked:
+        if asked["top_p"] != 1 or REFUSED.intersection(asked):
             raise ValueError("only the temperature and the seed can be chosen")
         answer = Future()
         self.waiting.put((asked, answer))
@@ -69,7 +70,8 @@ class Model:
         seen = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
         tokens, mask = torch.tensor(rows, device=self.device), torch.tensor(seen, device=self.device)
         positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-        temperatures = torch.tensor([asked["temperature"] for asked in batch], device=self.device).double()
+        temperatures = [asked["temperature"] for asked in batch]
+        temperatures = torch.tensor(temperatures, device=self.device, dtype=torch.float64)
         seeds = [asked["seed"] % 2**64 for asked in batch]
         tops = max(asked["top_logprobs"] for asked in batch)
         drawn = [[] for _ in batch]

@@ -8,7 +8,7 @@ use rand::Rng;
 use rand::rngs::StdRng;
 
 use crate::judge::without_system;
-use crate::traffic::{Given, Request, answers, each};
+use crate::traffic::{Given, Request, answers, each, threads};
 
 /// Answers shorter than this cannot be cut or lengthened in a way that means anything, in tokens.
 const SHORTEST: usize = 4;
@@ -173,7 +173,7 @@ impl Workshop<'_> {
         given: &[Given],
     ) -> Result<Vec<Given>, EngineError> {
         let pairs: Vec<_> = requests.iter().zip(given).collect();
-        each(&pairs, |(request, given)| scored(model, request, (*given).clone()))
+        each(&pairs, threads(), |(request, given)| scored(model, request, (*given).clone()))
     }
 
     /// The likeliest of several honest answers with other seeds.

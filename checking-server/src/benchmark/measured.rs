@@ -139,7 +139,8 @@ pub(super) fn attack_rows(
     let of_honest = AFTER.map(|size| values(honest, size, HONEST_MINERS));
     let limits = of_honest.each_ref().map(|honest| threshold(honest, RATE));
     let mut rows = Vec::new();
-    for case in attacks {
+    // Where nothing could be tried, there is nothing to say.
+    for case in attacks.iter().filter(|case| !case.answers.is_empty()) {
         let answers: Vec<_> = case.answers.iter().collect();
         let of_attack = AFTER.map(|size| values(&answers, size, MINERS));
         let rates = of_attack.iter().zip(limits).map(|(values, limit)| share_above(values, limit));

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+use anyhow::Context;
 use common::checks::Repeated;
 use common::format::NumericFormat;
 use engine::{
@@ -23,7 +24,7 @@ use rand::rngs::StdRng;
 
 use crate::calibration::{Calibration, FORMATS};
 use crate::duplicates::Index;
-use crate::judge::{Known, Standard, examine, judge, refuse, without_system};
+use crate::judge::{Known, Standard, examine, judge, refuse, second_look};
 use crate::traffic::{Given, Request, Subject, answers, each, load, threads};
 use attacks::{Coarse, Tried, Workshop};
 use baselines::Baselines;
@@ -71,13 +72,17 @@ pub struct Plan {
 impl Plan {
     /// What measures the same again.
     pub(crate) fn command(&self) -> String {
+        let temperature = match self.temperature == 1.0 {
+            true => String::new(),
+            false => format!(" --temperature {}", self.temperature),
+        };
         let remotes = self.remotes.iter().map(|remote| format!(" --remote {remote}=URL"));
         let answers = match self.remotes.is_empty() {
             true => String::new(),
             false => format!(" --remote-answers {}", self.remote),
         };
         format!(
-            "checking-server benchmark --model {} --sibling {} --answers {} --honest {} --held-out {}{answers}{}",
+            "checking-server benchmark --model {} --sibling {}{temperature} --answers {} --honest {} --held-out {}{answers}{}",
             self.model.display(),
             self.sibling.display(),
             self.attacked,
@@ -146,7 +151,7 @@ pub async fn run(plan: &Plan, made_at: String, progress: impl Fn(&str)) -> anyho
     for (seed, (stack, remote)) in (REMOTE..).zip(plan.remotes.iter().zip(&connected)) {
         progress(&format!("honest answers: {stack}"));
         let asked = subject.requests(plan.remote, plan.temperature, seed)?;
-        let given = answers_of(remote, &asked).await?;
+        let given = answers_of(remote, &asked).await.with_context(|| stack.to_string())?;
         let name = format!("{}, {}", stack.format, stack.name);
         let case = bench.case(&name, Some(stack.format), true, &asked, &given)?;
         let cases = if stack.seeded { &mut honest } else { &mut unseeded };
@@ -158,7 +163,7 @@ pub async fn run(plan: &Plan, made_at: String, progress: impl Fn(&str)) -> anyho
 
     progress("speed");
     let speed = Speed {
-        processors: threads(),
+        at_once: reference.parallel(),
         seeded: bench.speed(&bench.standards[0])?,
         without_seeds: bench.speed(&bench.standards[0].clone().without_seeds())?,
     };
@@ -263,7 +268,9 @@ impl Bench<'_> {
         compared: bool,
     ) -> anyhow::Result<Vec<Weighed>> {
         let pairs: Vec<_> = (0..).zip(requests.iter().zip(given)).collect();
-        each(&pairs, |(index, (request, given))| self.weigh(request, given, *index, compared))
+        each(&pairs, threads(), |(index, (request, given))| {
+            self.weigh(request, given, *index, compared)
+        })
     }
 
     /// One answer under every policy, and by the other systems.
@@ -293,8 +300,8 @@ impl Bench<'_> {
         };
         let reference = self.reference.score(pass)?;
         // As often as the server does it where a third of the requests have such messages, as those of validators.
-        let second = without_system(&request.asked.generation).filter(|_| index.is_multiple_of(2));
-        let second = second.map(|asked| ReferencePass::new(asked, given.tokens.clone()));
+        let second =
+            second_look(&request.asked.generation, &given.tokens).filter(|_| index % 4 < 2);
         let second = second.map(|pass| self.reference.score(pass)).transpose()?;
         let known = Known { without_system: second.as_ref(), ..Known::of(&reference) };
         let mut verdicts = self
@@ -323,8 +330,8 @@ impl Bench<'_> {
         index.look(&request.asked, &generated)
     }
 
-    /// Checks of answers of about 100 tokens per second, on everything this machine has: the best of several rounds, since
-    /// whatever else runs on it only slows them down.
+    /// Checks of answers of about 100 tokens per second, as many at once as a server does: the best of several rounds, since
+    /// whatever else runs on the machine only slows them down.
     fn speed(&self, standard: &Standard) -> anyhow::Result<f64> {
         const TOKENS: usize = 100;
         const ROUNDS: usize = 5;
@@ -339,7 +346,7 @@ impl Bench<'_> {
         let mut best: f64 = 0.0;
         for _ in 0..ROUNDS {
             let started = Instant::now();
-            each(&pairs, |(request, given)| {
+            each(&pairs, self.reference.parallel(), |(request, given)| {
                 let check = self.subject.check(request, given);
                 let model = self.reference.model();
                 let findings = examine(&check, &request.asked, model);

@@ -15,6 +15,7 @@ the answers of a calibration make the bounds, the other half tell what is left a
 flagged softly at 1,000 (checked more often) and for good at 1,000,000 (worth nothing), at any time of the run.
 - **Found after n answers**: the share of dishonest miners whose evidence exceeds what all but one in a thousand honest miners \
 have after as many answers, over all permitted stacks. Groups of answers stand for miners.
+- **Second looks**: half of the answers to requests with a system message are computed once more without it.
 - **Tokens until flagged**: the median of the tokens until the soft flag.
 - **Reward left**: the mean quality of the answers, before any flag.
 - *Forged log-probabilities* are those of the claimed model on the given tokens, as one prefill shows them. Where nothing is \
@@ -31,9 +32,9 @@ impl Report {
         );
         let _ = writeln!(
             page,
-            "One check takes one prefill. Checks of answers of 100 tokens, everything included: {:.1} per second, {:.1} without \
-             seeds, on {} processors.\n",
-            self.checks_per_second, self.checks_per_second_without_seeds, self.processors
+            "One check takes one prefill. Checks of answers of 100 tokens: {:.1} per second, {:.1} without seeds, {} at once, second \
+             looks left out, the best of five rounds.\n",
+            self.checks_per_second, self.checks_per_second_without_seeds, self.at_once
         );
         page.push_str("## Numeric noise of honest stacks\n\n");
         page.push_str("| format | answers | tokens | same token as the reference, % | log-probabilities apart, nats | pairs compared |\n| --- | --: | --: | --: | --: | --: |\n");

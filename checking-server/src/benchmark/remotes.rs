@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use common::format::NumericFormat;
 use engine::{Remote, RemoteConfig};
+use tokio::time::timeout;
 use url::Url;
 
 use super::{SPEED, answers_of};
@@ -16,7 +17,9 @@ use crate::traffic::{CONTEXT, Subject};
 /// Requests that a server gets at once: enough for large batches.
 const AT_ONCE: usize = 512;
 /// Some servers answer them one after the other.
-const PATIENCE: Duration = Duration::from_secs(600);
+const PATIENCE: Duration = Duration::from_secs(1800);
+/// For the first answer of all.
+const FIRST: Duration = Duration::from_secs(120);
 
 /// An OpenAI-compatible server of the claimed model that reports token ids, as `NAME[,FORMAT][,seeded]=URL`.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,7 +41,11 @@ impl FromStr for RemoteStack {
         let (what, url) = text.split_once('=').ok_or(
             "it has no `=`: write NAME=URL, for example my-model=http://127.0.0.1:8000/v1",
         )?;
-        let base_url = url.parse().map_err(|error| format!("`{url}` is no address: {error}"))?;
+        let base_url: Url =
+            url.parse().map_err(|error| format!("`{url}` is no address: {error}"))?;
+        if !["http", "https"].contains(&base_url.scheme()) {
+            return Err(format!("`{url}` is no address: it must begin with http:// or https://"));
+        }
         let mut parts = what.split(',');
         let name = parts.next().unwrap_or_default().to_owned();
         if name.is_empty() {
@@ -78,14 +85,16 @@ pub(super) async fn connect(
         let config = RemoteConfig {
             parallel: AT_ONCE,
             first_token_timeout: PATIENCE,
+            total_timeout: PATIENCE,
             ..RemoteConfig::new(base_url.clone(), name, CONTEXT)
         };
-        let answered = async {
+        let answered = timeout(FIRST, async {
             let remote = Remote::connect(config).await?;
             answers_of(&remote, &request).await?;
             anyhow::Ok(remote)
-        };
-        connected.push(answered.await.with_context(|| format!("{name} at {base_url}"))?);
+        });
+        let remote = answered.await.context("it did not answer in time").flatten();
+        connected.push(remote.with_context(|| format!("{name} at {base_url}"))?);
     }
     Ok(connected)
 }
@@ -115,6 +124,7 @@ mod tests {
             ("my-model", "it has no `=`"),
             ("=http://127.0.0.1:8000/v1", "it lacks the model's name"),
             ("my-model=nowhere", "`nowhere` is no address"),
+            ("my-model=localhost:8000/v1", "`localhost:8000/v1` is no address: it must begin"),
             ("my-model,f64=http://127.0.0.1:8000/v1", "`f64` is none of f32, f16, bf16, q8_0"),
         ] {
             let error = parse(text).unwrap_err();

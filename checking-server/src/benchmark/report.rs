@@ -30,8 +30,8 @@ pub struct Report {
     pub(super) without_seeds: Policy,
     pub(super) baselines: BTreeMap<&'static str, Vec<AttackRow>>,
     pub(super) stacks: Vec<Stack>,
-    /// That checked.
-    pub(super) processors: usize,
+    /// Checks that were done at once.
+    pub(super) at_once: usize,
     pub(super) checks_per_second: f64,
     /// Of answers of miners that draw with seeds of their own.
     pub(super) checks_per_second_without_seeds: f64,
@@ -40,7 +40,7 @@ pub struct Report {
 /// Checks per second.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Speed {
-    pub(super) processors: usize,
+    pub(super) at_once: usize,
     pub(super) seeded: f64,
     pub(super) without_seeds: f64,
 }
@@ -74,7 +74,7 @@ pub(super) struct Cases {
 
 impl Report {
     pub(super) fn new(plan: &Plan, calibration: &Calibration, cases: Cases, speed: Speed) -> Self {
-        let Cases { honest, unseeded: others, attacks } = cases;
+        let Cases { honest, unseeded, attacks } = cases;
         let permitted = |policy: usize| {
             let formats = &calibration.nulls[policy].formats;
             honest
@@ -85,7 +85,7 @@ impl Report {
             permitted(policy).flat_map(|case| &case.answers).collect()
         };
         // The verdicts without seeds come after those of the policies, and follow the first of these.
-        let unseeded = calibration.nulls.len();
+        let at_unseeded = calibration.nulls.len();
         let quality = |at: usize| move |answer: &Weighed| Some(answer.verdicts[at].quality);
         let ours = |policy: usize, at: usize, logprobs: bool| {
             let statistic = evidence(at, logprobs);
@@ -125,15 +125,15 @@ impl Report {
             attacks: ours(0, 0, true),
             attacks_by_tokens: ours(0, 0, false),
             honest: permitted(0).map(|case| honest_row(case, 0, true)).collect(),
-            policies: (0..unseeded).map(|at| policy(at, at, &[])).collect(),
-            without_seeds: policy(0, unseeded, &others),
+            policies: (0..at_unseeded).map(|at| policy(at, at, &[])).collect(),
+            without_seeds: policy(0, at_unseeded, &unseeded),
             baselines: BTreeMap::from([
                 ("subnet 19", baseline(|b| (b.probabilities, 1.0), |b| Some(b.subnet19_score()))),
                 ("Token-DiFR", baseline(|b| (b.margins, b.tokens), none)),
                 ("Gonka", baseline(|b| (b.relative, b.tokens), none)),
             ]),
             stacks: calibration.stacks.clone(),
-            processors: speed.processors,
+            at_once: speed.at_once,
             checks_per_second: speed.seeded,
             checks_per_second_without_seeds: speed.without_seeds,
         }

@@ -72,7 +72,7 @@ pub(super) fn measure(
     }
 
     let random = sampling.temperature > 0.0;
-    let is_clear = sampling.temperature >= standard.null.least_temperature();
+    let is_clear = standard.sees_tokens(sampling.temperature);
     let first_of_ending = scores.len().saturating_sub(ending);
     let seen = || {
         scores.iter().zip(&generated.tokens).enumerate().map(|(position, (score, &given))| Seen {

@@ -25,7 +25,7 @@ use common::checks::{Check, EValue, Evidence, Finding, Repeated, Verdict};
 use common::format::NumericFormat;
 use common::generation::{Generation, Prompt, Role};
 use common::openai::Asked;
-use engine::{ModelInfo, Reference};
+use engine::{ModelInfo, Reference, ReferencePass};
 
 pub use form::examine;
 
@@ -51,6 +51,12 @@ impl Standard {
     pub fn without_seeds(self) -> Self {
         Self { seeded: false, ..self }
     }
+
+    /// Whether the tokens of an answer at this temperature say anything: those drawn with other seeds do not where the
+    /// temperature is too low for their likelihoods to be known.
+    pub fn sees_tokens(&self, temperature: f64) -> bool {
+        self.seeded || temperature == 0.0 || temperature >= self.null.least_temperature()
+    }
 }
 
 /// What is known of an answer besides what the miner sent.
@@ -58,7 +64,7 @@ impl Standard {
 pub struct Known<'a> {
     /// The model's view of the answer.
     pub reference: &'a Reference,
-    /// The same after the prompt [without its system messages](without_system), if it was computed.
+    /// The same after the prompt without its system messages, if [that](second_look) was computed.
     pub without_system: Option<&'a Reference>,
     pub repeated: Option<Repeated>,
 }
@@ -77,6 +83,11 @@ pub fn without_system(asked: &Generation) -> Option<Generation> {
         messages.iter().filter(|message| message.role != Role::System).cloned().collect();
     (!others.is_empty() && others.len() < messages.len())
         .then(|| Generation { prompt: Prompt::Chat(others), ..asked.clone() })
+}
+
+/// What is computed for a second look: the answer after the prompt [without its system messages](without_system).
+pub fn second_look(asked: &Generation, tokens: &[u32]) -> Option<ReferencePass> {
+    without_system(asked).map(|asked| ReferencePass::new(asked, tokens.to_vec()))
 }
 
 /// A reference that cannot be judged by: the engine is at fault, not the miner.

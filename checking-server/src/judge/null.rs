@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use common::format::NumericFormat;
 use serde::{Deserialize, Serialize};
 
-use super::hypotheses::{SUSPECTS, Suspect};
 use super::logprobs::Strays;
 use super::survival::Survival;
 
@@ -58,15 +57,14 @@ impl Null {
         20.0 * self.survival.scale()
     }
 
-    /// Whether the numbers can be what they say, and all are there: a file is not trusted.
+    /// Whether a hypothesis was measured.
+    pub fn knows(&self, hypothesis: &str) -> bool {
+        [&self.drift, &self.drift_without_seeds].iter().all(|drift| drift.contains_key(hypothesis))
+    }
+
+    /// Whether the numbers can be what they say: a file is not trusted.
     pub fn is_sound(&self) -> bool {
-        let knows = |suspect: &Suspect| {
-            [&self.drift, &self.drift_without_seeds]
-                .iter()
-                .all(|drift| drift.contains_key(suspect.name))
-        };
         !self.formats.is_empty()
-            && SUSPECTS.iter().all(knows)
             && self.survival.is_sound()
             && self.strays.is_sound()
             && self
