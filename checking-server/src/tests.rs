@@ -11,12 +11,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use common::bundle::{Bundle, Telling, VERSION};
 use common::checks::{Check, CheckBatch, CheckResult, CheckResults, Finding, Outcome};
 use common::generation::{FinishReason, Generation, Prompt, Role};
 use common::receipt::{Generated, Timings, request_digest};
 use common::{Keypair, TaskId};
 use engine::{
-    Engine, EngineError, Generating, ModelInfo, Reference, ReferencePass, SharedEngine, TokenScore,
+    Engine, EngineError, Generating, ModelInfo, NumberFormat, Reference, ReferencePass,
+    SharedEngine, TokenScore,
 };
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -27,6 +29,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::verify::{Verified, verify};
 use crate::{Access, AccessToken, App, Config, Settings, StoppedEarly};
 
 const TOKEN: &str = "a-token-for-tests";
@@ -239,6 +242,33 @@ fn answered(id: &str, first: u32, messages: &Value) -> Check {
         text: "Hello.".to_owned(),
         receipt: generated.sign(&alice),
     }
+}
+
+/// The catalogue of tasks, with the models' folders where tests run.
+fn catalogue() -> String {
+    let models = concat!(env!("CARGO_MANIFEST_DIR"), "/../demo-model");
+    include_str!("../../config/tasks.toml").replace("../demo-model", models)
+}
+
+/// What a miner is accused by.
+fn bundle(telling: Vec<Telling>) -> Bundle {
+    let first = &telling[0].check;
+    Bundle {
+        version: VERSION,
+        miner: first.miner,
+        task: first.task.clone(),
+        at_ms: 0,
+        answers: telling.len() as u64,
+        log_e: 20.0,
+        hypothesis: "whatever".to_owned(),
+        telling,
+    }
+}
+
+/// What comes of computing it again.
+async fn verified(bundle: &Bundle, catalogue: &str) -> Verified {
+    let catalogue = Catalogue::parse(catalogue, "config/tasks.toml").unwrap();
+    verify(bundle, &catalogue, NumberFormat::F32).await.unwrap()
 }
 
 /// The quality, or whether to retry.

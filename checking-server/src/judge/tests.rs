@@ -1,3 +1,6 @@
+mod properties;
+mod without_system;
+
 use common::checks::{Check, Finding, Repeated, Verdict};
 use common::format::NumericFormat;
 use common::generation::FinishReason;
@@ -5,11 +8,10 @@ use common::openai::{Asked, Kind, Limits, parse};
 use common::receipt::{Generated, MAX_TOKENS, Timings, request_digest};
 use common::{Keypair, TaskId};
 use engine::{ModelInfo, Reference, Rival, TokenScore};
-use proptest::prelude::*;
 
-use super::hypotheses::{SUSPECTS, Seen, Suspect, WITHOUT_SYSTEM};
+use super::hypotheses::{SUSPECTS, Seen, Suspect};
 use super::survival::Survival;
-use super::{BadReference, Known, Standard, examine, judge, without_system};
+use super::{BadReference, Known, Standard, examine, judge};
 
 fn standard() -> Standard {
     Standard::assumed(&[NumericFormat::F32, NumericFormat::F16])
@@ -348,65 +350,6 @@ fn an_end_that_is_put_off_is_found() {
 }
 
 #[test]
-fn an_answer_without_the_system_message_is_told_from_one_with_it() {
-    let case = Case::honest(60).mismatching(9, 0.4);
-    let mut without = case.reference.clone();
-    let honest = Case::honest(60);
-    let mut ignored = honest.reference.clone();
-    for ((score, given), other) in
-        without.tokens.iter_mut().zip(&case.generated.tokens).zip(&mut ignored.tokens)
-    {
-        score.drawn = *given;
-        score.deficit = 0.0;
-        (score.tempered, other.tempered) = (-0.4, -1.6);
-    }
-    let e_value = |verdict: &Verdict| -> f64 {
-        let e_values = &verdict.evidence.e_values;
-        e_values.iter().find(|e| e.hypothesis == WITHOUT_SYSTEM).unwrap().log_e
-    };
-    let looked_again = |case: &Case, other: &Reference, standard: &Standard| {
-        let known = Known { without_system: Some(other), ..Known::of(&case.reference) };
-        case.judged(known, standard)
-    };
-    let verdict = looked_again(&case, &without, &standard());
-    assert_eq!(verdict.quality, 0.0, "{verdict:?}");
-    assert!(verdict.reasons[0].contains("without its system message"), "{verdict:?}");
-    assert_eq!(e_value(&case.verdict()), 0.0, "nothing was looked at");
-
-    // Without seeds by how likely the tokens are.
-    let unseeded = standard().without_seeds();
-    let verdict = looked_again(&case, &without, &unseeded);
-    assert_eq!(verdict.quality, 0.0, "{verdict:?}");
-    assert!(verdict.reasons[0].contains("without its system message"), "{verdict:?}");
-
-    // Tokens that are at least as likely with the system message say nothing against anybody.
-    for standard in [standard(), unseeded] {
-        let verdict = looked_again(&honest, &ignored, &standard);
-        assert_eq!(verdict.quality, 1.0, "{verdict:?}");
-        assert!(e_value(&verdict) < 0.0, "{verdict:?}");
-    }
-    ignored.tokens.pop();
-    let known = Known { without_system: Some(&ignored), ..Known::of(&honest.reference) };
-    let error = judge(&honest.check(), &honest.asked_for(), &model(), known, &standard());
-    assert_eq!(error, Err(BadReference::Length { expected: 60, got: 59 }));
-}
-
-#[test]
-fn only_system_messages_are_left_out() {
-    let chat = |messages: &str| {
-        let limits = Limits::new(256, 1000);
-        let body = format!(r#"{{"model":"chat-demo","messages":[{messages}]}}"#);
-        parse(Kind::Chat, body.as_bytes(), limits).unwrap().generation
-    };
-    let (system, user) =
-        (r#"{"role":"system","content":"Rhyme."}"#, r#"{"role":"user","content":"hi"}"#);
-    let shorter = without_system(&chat(&format!("{system},{user}"))).unwrap();
-    assert_eq!(shorter.prompt, chat(user).prompt);
-    assert_eq!(without_system(&chat(user)), None);
-    assert_eq!(without_system(&chat(system)), None);
-}
-
-#[test]
 fn what_another_temperature_or_seed_draws_is_called_so() {
     let mut case = Case::honest(60).mismatching(9, 0.4);
     for (score, given) in case.reference.tokens.iter_mut().zip(&case.generated.tokens) {
@@ -601,93 +544,4 @@ fn a_reference_that_does_not_fit_is_the_engines_fault() {
     let judged =
         judge(&case.check(), &case.asked_for(), &model(), Known::of(&case.reference), &standard());
     assert_eq!(judged, Err(BadReference::NotANumber { position: 2 }));
-}
-
-fn any_score() -> impl Strategy<Value = TokenScore> {
-    let number = prop_oneof![
-        -20.0f32..1.0,
-        prop::num::f32::NORMAL
-            | prop::num::f32::ZERO
-            | prop::num::f32::INFINITE
-            | prop::num::f32::NEGATIVE,
-    ];
-    (number.clone(), number.clone(), -5.0..5.0f32, 0u32..100, number.clone(), number).prop_map(
-        |(logprob, collision, entropy, drawn, deficit, tempered)| TokenScore {
-            logprob,
-            collision,
-            entropy,
-            deficit,
-            tempered,
-            rivals: vec![Rival { token: drawn / 2, deficit: tempered.abs() }],
-            ..score(drawn)
-        },
-    )
-}
-
-proptest! {
-    /// Whatever is likely at a position: the mean over honest draws is no more than 1 for each hypothesis.
-    #[test]
-    fn without_seeds_honest_draws_gain_nothing_on_average(
-        weights in prop::collection::vec(1e-6..1.0_f64, 6), top_p in 0.3..1.0_f64,
-    ) {
-        let tempered = |factor: f64| -> Vec<f64> {
-            let most = weights.iter().copied().fold(0.0, f64::max);
-            let powers: Vec<f64> =
-                weights.iter().map(|weight| (weight / most).powf(1.0 / factor)).collect();
-            let sum: f64 = powers.iter().sum();
-            powers.into_iter().map(|power| power / sum).collect()
-        };
-        let plain = tempered(1.0);
-        let others = [1e-3, 0.8, 0.9, 1.1].map(tempered);
-        // The likeliest tokens that together reach `top_p`.
-        let mut order: Vec<usize> = (0..6).collect();
-        order.sort_by(|a, b| plain[*b].total_cmp(&plain[*a]));
-        let mut mass = 0.0;
-        order.retain(|&token| {
-            let takes_part = mass < top_p;
-            mass += if takes_part { plain[token] } else { 0.0 };
-            takes_part
-        });
-        let survival = Survival::assumed(0.01);
-        for Suspect { hypothesis, name, .. } in SUSPECTS {
-            let mean: f64 = order.iter().map(|&token| {
-                let mut score = score(token as u32);
-                score.tempered = plain[token].ln() as f32;
-                score.otherwise = Some(others.each_ref().map(|other| other[token].ln() as f32));
-                score.end = plain[2] as f32;
-                // As after another prompt.
-                let mut other = score.clone();
-                other.tempered = plain[(token + 1) % 6].ln() as f32;
-                let seen = Seen {
-                    score: &score, without_system: Some(&other), given: token as u32, scale: 1.0, random: true, seeded: false,
-                    is_clear: true, top_p, vocabulary: 6.0, ends: &[END], is_ending: token == 2,
-                };
-                plain[token] / mass * seen.log_ratio(hypothesis, &survival).exp()
-            }).sum();
-            prop_assert!(mean <= 1.0 + 1e-4, "{name}: {mean}");
-        }
-    }
-
-    #[test]
-    fn every_verdict_is_a_number_between_zero_and_one(
-        scores in prop::collection::vec((any_score(), 0u32..100, -1e30f32..0.0), 1..120),
-        temperature in 0.0..2.0_f64,
-    ) {
-        let mut case = Case::asked(scores.len(), &format!(r#","temperature":{temperature}"#));
-        case.generated.tokens = scores.iter().map(|score| score.1).collect();
-        case.generated.logprobs = scores.iter().map(|score| score.2).collect();
-        case.reference.tokens = scores.into_iter().map(|score| score.0).collect();
-        let verdict = case.judged(Known::of(&case.reference), &standard());
-        prop_assert!((0.0..=1.0).contains(&verdict.quality));
-        let evidence = &verdict.evidence;
-        for number in [
-            evidence.seeded_agreement,
-            evidence.mean_deficit,
-            evidence.logprob_distance,
-            evidence.mean_entropy,
-            evidence.log_e,
-        ] {
-            prop_assert!(number.is_finite(), "{evidence:?}");
-        }
-    }
 }

@@ -1,12 +1,10 @@
 //! How often answers are computed once more without the request's system messages, and what that is worth.
 
-use common::bundle::{Bundle, Telling, VERSION};
-use engine::{NumberFormat, Purpose};
+use engine::Purpose;
 
 use super::parameters::{answer, asked, demo};
 use super::*;
 use crate::judge::hypotheses::WITHOUT_SYSTEM;
-use crate::verify::verify;
 
 const ANSWERS: usize = 60;
 
@@ -54,8 +52,7 @@ async fn a_second_look_that_fails_costs_what_it_costs_and_is_only_missing() {
 
 #[tokio::test]
 async fn a_second_look_is_computed_again_by_whoever_verifies() {
-    let models = concat!(env!("CARGO_MANIFEST_DIR"), "/../demo-model");
-    let catalogue = include_str!("../../../config/tasks.toml").replace("../demo-model", models);
+    let catalogue = catalogue();
     let miner = demo(Purpose::Generation).await;
     let engine = Arc::new(demo(Purpose::Reference).await);
     let server = Server::start_of(engine, Duration::from_secs(60), &catalogue).await;
@@ -75,29 +72,18 @@ async fn a_second_look_is_computed_again_by_whoever_verifies() {
         let Outcome::Verdict(verdict) = &results[index].outcome else { panic!() };
         Telling { check: checks[index].clone(), verdict: verdict.clone() }
     };
-    let first = &checks[0];
-    let mut bundle = Bundle {
-        version: VERSION,
-        miner: first.miner,
-        task: first.task.clone(),
-        at_ms: 0,
-        answers: 30,
-        log_e: 0.0,
-        hypothesis: WITHOUT_SYSTEM.to_owned(),
-        // The first one is never looked at twice: nothing was saved up for it.
-        telling: vec![telling(0), telling(looked)],
-    };
-    let catalogue = Catalogue::parse(&catalogue, "config/tasks.toml").unwrap();
-    let verified = verify(&bundle, &catalogue, NumberFormat::F32).await.unwrap();
-    assert!(verified.is_confirmed(), "{}", verified.text);
-    assert_eq!(verified.text.matches("chose it for a second look").count(), 1, "{}", verified.text);
+    // The first one is never looked at twice: nothing was saved up for it.
+    let mut bundle = bundle(vec![telling(0), telling(looked)]);
+    let again = verified(&bundle, &catalogue).await;
+    assert!(again.is_confirmed(), "{}", again.text);
+    assert_eq!(again.text.matches("chose it for a second look").count(), 1, "{}", again.text);
     // Who makes one up is found out.
     let e_values = &mut bundle.telling[1].verdict.evidence.e_values;
     e_values.iter_mut().find(|e| e.hypothesis == WITHOUT_SYSTEM).unwrap().log_e += 3.0;
-    let verified = verify(&bundle, &catalogue, NumberFormat::F32).await.unwrap();
-    assert_eq!(verified.confirmed, 1, "{}", verified.text);
+    let again = verified(&bundle, &catalogue).await;
+    assert_eq!(again.confirmed, 1, "{}", again.text);
     // So is an answer that was judged for something else.
     bundle.telling[0].verdict.evidence.e_values.pop();
-    let verified = verify(&bundle, &catalogue, NumberFormat::F32).await.unwrap();
-    assert!(verified.text.contains("other hypotheses than this version's"), "{}", verified.text);
+    let again = verified(&bundle, &catalogue).await;
+    assert!(again.text.contains("other hypotheses than this version's"), "{}", again.text);
 }

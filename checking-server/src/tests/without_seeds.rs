@@ -1,18 +1,13 @@
 //! Answers of the demo model to a task whose miners draw in their own way.
 
-use common::bundle::{Bundle, Telling, VERSION};
-use engine::{NumberFormat, Purpose};
+use engine::Purpose;
 
 use super::parameters::{answer, asked, demo};
 use super::*;
-use crate::verify::verify;
 
 #[tokio::test]
 async fn answers_are_checked_whatever_seed_they_were_drawn_with_and_copies_are_found() {
-    let models = concat!(env!("CARGO_MANIFEST_DIR"), "/../demo-model");
-    let catalogue = include_str!("../../../config/tasks.toml")
-        .replace("seeded = true", "seeded = false")
-        .replace("../demo-model", models);
+    let catalogue = catalogue().replace("seeded = true", "seeded = false");
     let miner = demo(Purpose::Generation).await;
     let engine = Arc::new(demo(Purpose::Reference).await);
     let server = Server::start_of(engine, Duration::from_secs(60), &catalogue).await;
@@ -51,23 +46,12 @@ async fn answers_are_checked_whatever_seed_they_were_drawn_with_and_copies_are_f
     server.stop().await;
 
     // Who computes the evidence again has to believe what was given before, and is told so.
-    let first = &telling[0].check;
-    let mut bundle = Bundle {
-        version: VERSION,
-        miner: first.miner,
-        task: first.task.clone(),
-        at_ms: 0,
-        answers: 3,
-        log_e: 20.0,
-        hypothesis: "copied".to_owned(),
-        telling,
-    };
-    let catalogue = Catalogue::parse(&catalogue, "config/tasks.toml").unwrap();
-    let verified = verify(&bundle, &catalogue, NumberFormat::F32).await.unwrap();
-    assert!(verified.is_confirmed(), "{}", verified.text);
-    assert_eq!(verified.text.matches("the validator's word alone").count(), 3, "{}", verified.text);
+    let mut bundle = bundle(telling);
+    let again = verified(&bundle, &catalogue).await;
+    assert!(again.is_confirmed(), "{}", again.text);
+    assert_eq!(again.text.matches("the validator's word alone").count(), 3, "{}", again.text);
     // A verdict that does not follow from what it says was given before is found out.
     bundle.telling[1].verdict.evidence.repeated.as_mut().unwrap().spans.clear();
-    let verified = verify(&bundle, &catalogue, NumberFormat::F32).await.unwrap();
-    assert_eq!(verified.confirmed, 2, "{}", verified.text);
+    let again = verified(&bundle, &catalogue).await;
+    assert_eq!(again.confirmed, 2, "{}", again.text);
 }
