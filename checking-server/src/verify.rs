@@ -54,7 +54,7 @@ pub fn read(path: &Path) -> anyhow::Result<Bundle> {
     })?;
     ensure!(
         bundle.version == VERSION,
-        "{} has version {}, this program knows {VERSION}",
+        "{} has version {}, this program knows {VERSION}: verify it with a checking server of its time",
         path.display(),
         bundle.version
     );
