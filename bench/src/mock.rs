@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{anyhow, bail};
@@ -22,7 +22,7 @@ use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use validator::gateway::miner_key;
@@ -101,9 +101,10 @@ impl Miners {
         let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
         let header = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok());
         let hotkey = |name| header(name).and_then(|hotkey| hotkey.parse::<Hotkey>().ok());
+        let as_miner = parts.headers.contains_key(AS_MINER);
         let asked = match header(HEADER_SESSION) {
             Some(session) => locked(&self.of_session).get(session).copied(),
-            None if parts.headers.contains_key(AS_MINER) => self.hotkeys.last().copied(),
+            None if as_miner => self.hotkeys.last().copied(),
             None => hotkey(btauth::HEADER_RECEIVER),
         };
         let path = parts.uri.path();
@@ -130,9 +131,16 @@ impl Miners {
             timings: Timings::default(),
         };
         let tag = claim.map(|claim| claim.receipt_tag(&generated.digest()));
-        let receipt = Receipt { tag, ..generated.sign(keypair) };
-        let receipt = event(&json!({"choices": [], "receipt": receipt}));
-        Ok(self.events(paced, &receipt))
+        let receipt = if tag.is_none() && !as_miner {
+            generated.sign(keypair)
+        } else {
+            // In a session it is the tag that is looked at. Making a signature takes as long as a whole proxy does, so the
+            // mock would be what is measured.
+            let signature = ANY_SIGNATURE.clone();
+            Receipt { generated, hotkey: keypair.hotkey(), signature, tag }
+        };
+        let last = serde_json::to_string(&Last { choices: [], receipt: &receipt })?;
+        Ok(self.events(paced, &format!("data: {last}\n\n")))
     }
 
     /// As an OpenAI server does.
@@ -165,18 +173,14 @@ impl Miners {
     }
 
     fn events(&self, paced: bool, more: &str) -> Response<Body> {
-        let last = [
-            &*chunk(&json!([{"index": 0, "delta": {}, "finish_reason": "stop"}])),
-            more,
-            "data: [DONE]\n\n",
-        ]
-        .concat();
+        let Texts { first, says, stop } = &*TEXTS;
         let body = if paced {
             let watched = Watched { given_up: Arc::clone(&self.given_up), whole: false };
-            UnsyncBoxBody::new(StreamBody::new(frames(last, watched).map(frame)))
+            let last = Bytes::from([stop, more, DONE].concat());
+            UnsyncBoxBody::new(StreamBody::new(frames(first, last, watched).map(frame)))
         } else {
-            let parts = stream::iter([said(SAYS) + &last]);
-            UnsyncBoxBody::new(StreamBody::new(parts.map(frame)))
+            let whole = Bytes::from([says, stop, more, DONE].concat());
+            UnsyncBoxBody::new(StreamBody::new(stream::iter([frame(whole)])))
         };
         let mut response = Response::new(body);
         let kind = HeaderValue::from_static("text/event-stream");
@@ -221,18 +225,43 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The role, then one word per frame.
-fn frames(last: String, watched: Watched) -> impl Stream<Item = String> {
+const DONE: &str = "data: [DONE]\n\n";
+
+/// What is the same in all answers, written once: the mock has to be quicker than what is measured.
+struct Texts {
+    /// Of a paced answer: the role, then one word per frame.
+    first: Vec<Bytes>,
+    /// Of one that is not.
+    says: String,
+    stop: String,
+}
+
+static TEXTS: LazyLock<Texts> = LazyLock::new(|| {
     let role = chunk(&json!([{"index": 0, "delta": {"role": "assistant", "content": ""}}]));
     let paced = (0..FRAMES).map(|number| said(&format!("word{number} ")));
-    let parts: Vec<_> = [role].into_iter().chain(paced).chain([last]).collect();
-    let state = (parts.into_iter().enumerate(), watched);
-    stream::unfold(state, |(mut parts, mut watched)| async move {
+    let stop = chunk(&json!([{"index": 0, "delta": {}, "finish_reason": "stop"}]));
+    let first = [role].into_iter().chain(paced).map(Bytes::from).collect();
+    Texts { first, says: said(SAYS), stop }
+});
+
+static ANY_SIGNATURE: LazyLock<String> = LazyLock::new(|| format!("0x{}", "5a".repeat(64)));
+
+/// The event that carries the receipt.
+#[derive(Serialize)]
+struct Last<'a> {
+    choices: [(); 0],
+    receipt: &'a Receipt,
+}
+
+/// What comes first at once, and then one part after the other.
+fn frames(first: &'static [Bytes], last: Bytes, watched: Watched) -> impl Stream<Item = Bytes> {
+    let parts = first.iter().cloned().chain([last]).enumerate();
+    stream::unfold((parts, watched), |(mut parts, mut watched)| async move {
         let (number, text) = parts.next()?;
         if number > 1 {
             tokio::time::sleep(PACE).await;
         }
-        watched.whole = parts.len() == 0;
+        watched.whole = parts.size_hint().0 == 0;
         Some((text, (parts, watched)))
     })
 }
@@ -256,8 +285,8 @@ fn event(value: &Value) -> String {
     format!("data: {value}\n\n")
 }
 
-fn frame(part: String) -> Result<Frame<Bytes>, Infallible> {
-    Ok(Frame::data(Bytes::from(part)))
+fn frame(part: Bytes) -> Result<Frame<Bytes>, Infallible> {
+    Ok(Frame::data(part))
 }
 
 fn whole(value: &Value) -> Response<Body> {

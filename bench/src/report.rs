@@ -248,9 +248,9 @@ impl Report {
              - **lost frames** and **KiB per stream**: {} such streams at once; memory by what the second half of them adds.\n\
              - **cancelled after**: from when a caller leaves a stream until the miner knows.\n\n\
              The floor is a plain proxy of hyper's server and client, with the same allocator, in front of the same miner: what it gets \
-             are streams with signed receipts, as the API does. \"The same again\" shows what the machine's noise comes to: a smaller \
+             are streams with receipts, as the API does. \"The same again\" shows what the machine's noise comes to: a smaller \
              difference is none. The governed API takes a key with limits and a budget, reserves and charges each request in its \
-             journal, routes over 256 miners in sessions, verifies receipts, makes one answer of the stream, and queues a share of \
+             journal, routes over 256 miners in sessions, verifies the receipts' tags, makes one answer of the stream, and queues a share of \
              the answers for checking. The programs from there on get one short JSON text instead of a stream: the plain proxy \
              once more, and nginx, smg, vllm-router and LiteLLM as their documentation has it, without keys, limits or logs.\n\n{}\n",
             self.streams,
