@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -39,10 +40,10 @@ macro_rules! shown_as_number {
 shown_as_number!(Uid, Netuid, MechanismId, BlockNumber);
 
 /// The name of a task in the catalogue, such as `chat-llama-3-1-8b`: 1 to 64 of `a-z 0-9 - .`, starting with a
-/// letter or digit. It doubles as the model name in the OpenAI-compatible API.
+/// letter or digit. It doubles as the model name in the OpenAI-compatible API. Copies are cheap.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct TaskId(String);
+#[serde(try_from = "Arc<str>", into = "Arc<str>")]
+pub struct TaskId(Arc<str>);
 
 /// Why a text is no [`TaskId`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -62,12 +63,20 @@ impl FromStr for TaskId {
     type Err = BadTaskId;
 
     fn from_str(text: &str) -> Result<Self, BadTaskId> {
+        Arc::<str>::from(text).try_into()
+    }
+}
+
+impl TryFrom<Arc<str>> for TaskId {
+    type Error = BadTaskId;
+
+    fn try_from(text: Arc<str>) -> Result<Self, BadTaskId> {
         let starts_well = text.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
         let all_allowed = text
             .chars()
             .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.');
         if starts_well && all_allowed && text.len() <= 64 {
-            Ok(Self(text.to_owned()))
+            Ok(Self(text))
         } else {
             // It may come from a stranger and end up in a log.
             Err(BadTaskId(text.chars().take(80).flat_map(char::escape_debug).collect()))
@@ -75,15 +84,7 @@ impl FromStr for TaskId {
     }
 }
 
-impl TryFrom<String> for TaskId {
-    type Error = BadTaskId;
-
-    fn try_from(text: String) -> Result<Self, BadTaskId> {
-        text.parse()
-    }
-}
-
-impl From<TaskId> for String {
+impl From<TaskId> for Arc<str> {
     fn from(id: TaskId) -> Self {
         id.0
     }
