@@ -106,7 +106,7 @@ pub struct Used {
     /// That the user was given: of an answer that broke off, those before.
     pub completion_tokens: u64,
     pub uid: Option<u16>,
-    pub hotkey: Option<String>,
+    pub hotkey: Option<Arc<str>>,
     /// Miners that were asked.
     pub attempts: u32,
     pub streamed: bool,

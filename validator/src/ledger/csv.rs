@@ -27,7 +27,7 @@ pub async fn csv(store: &Store, from_ms: i64, to_ms: i64) -> Result<String, Stor
             entry.completion_tokens,
             Usd::from_pico(entry.amount.0),
             entry.uid.map(|uid| uid.to_string()).unwrap_or_default(),
-            entry.hotkey.unwrap_or_default(),
+            entry.hotkey.as_deref().unwrap_or_default(),
             entry.attempts,
             entry.streamed,
         );

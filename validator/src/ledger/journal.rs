@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::Notify;
 use tracing::{error, info, warn};
 
 use super::record::{Entry, Record, decode};
@@ -20,6 +21,8 @@ use super::record::{Entry, Record, decode};
 const ROTATE_AT: u64 = 8 << 20;
 /// Read at once.
 const CHUNK: u64 = 1 << 20;
+/// Records that are kept in memory until they are taken. Of half of them [`Journal::filled`] tells.
+const MAX_UNREAD: usize = 4_096;
 const SUFFIX: &str = ".journal";
 
 /// The journals of one process, in a folder of their own.
@@ -29,6 +32,8 @@ pub struct Journal {
     /// The folder's name among those of all processes on one database.
     node: String,
     inner: Mutex<Inner>,
+    /// Rung when many records wait to be taken.
+    filled: Notify,
     failing: AtomicBool,
     /// Locked while the process lives.
     _lock: File,
@@ -49,6 +54,22 @@ struct Open {
     file: File,
     name: String,
     length: u64,
+    /// The file's last records, which need not be read from it.
+    unread: Vec<Record>,
+    /// Where the first of them begins.
+    unread_from: u64,
+}
+
+impl Open {
+    fn appended(&mut self, bytes: usize, records: impl ExactSizeIterator<Item = Record>) {
+        self.length += bytes as u64;
+        if self.unread.len() + records.len() > MAX_UNREAD {
+            self.unread.clear();
+            self.unread_from = self.length;
+        } else {
+            self.unread.extend(records);
+        }
+    }
 }
 
 /// What lies in a file behind a position.
@@ -57,8 +78,17 @@ pub struct Chunk {
     pub records: Vec<Record>,
     /// Behind the last of them.
     pub position: u64,
-    /// Nothing will be appended, and these are its last whole records.
-    pub finished: bool,
+    pub rest: Rest,
+}
+
+/// What lies in a file behind a [`Chunk`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rest {
+    More,
+    /// Nothing yet.
+    Growing,
+    /// No whole record, nor will there be one.
+    Nothing,
 }
 
 impl Journal {
@@ -96,6 +126,7 @@ impl Journal {
             folder: folder.to_owned(),
             node,
             inner: Mutex::new(Inner { open: None, next, begun: HashMap::new() }),
+            filled: Notify::new(),
             failing: AtomicBool::new(false),
             _lock: lock,
         })
@@ -112,7 +143,7 @@ impl Journal {
     /// If the disk is full or fails, and did so before.
     pub fn begin(&self, id: &str, key: &Arc<str>) -> io::Result<()> {
         if self.failing.load(Ordering::Relaxed) {
-            return self.append(&Record::Opened { id: id.to_owned(), key: Arc::clone(key) });
+            return self.append(Record::Opened { id: id.to_owned(), key: Arc::clone(key) });
         }
         self.inner().begun.insert(id.to_owned(), Arc::clone(key));
         Ok(())
@@ -128,12 +159,16 @@ impl Journal {
         if inner.begun.is_empty() {
             return Ok(());
         }
+        let opened = |(id, key): (&String, &Arc<str>)| Record::Opened {
+            id: id.clone(),
+            key: Arc::clone(key),
+        };
+        let records: Vec<_> = inner.begun.iter().map(opened).collect();
         let mut bytes = Vec::new();
-        for (id, key) in &inner.begun {
-            let opened = Record::Opened { id: id.clone(), key: Arc::clone(key) };
-            bytes.extend(opened.encode()?);
+        for record in &records {
+            bytes.extend(record.encode()?);
         }
-        self.write(&mut inner, &bytes)?;
+        self.write(&mut inner, &bytes, records.into_iter())?;
         inner.begun.clear();
         Ok(())
     }
@@ -144,14 +179,14 @@ impl Journal {
     /// If the disk is full or fails; said in the log when it begins and when it is over.
     pub fn settle(&self, entry: Entry) -> io::Result<()> {
         let was_noted = self.inner().begun.remove(&entry.id).is_some();
-        self.append(&if was_noted { Record::Whole(entry) } else { Record::Settled(entry) })
+        self.append(if was_noted { Record::Whole(entry) } else { Record::Settled(entry) })
     }
 
     /// A request is over and not charged.
     pub fn release(&self, id: &str) {
         if self.inner().begun.remove(id).is_none() {
             // What is lost here is counted as cut off, and the log has said why.
-            let _ = self.append(&Record::Released { id: id.to_owned() });
+            let _ = self.append(Record::Released { id: id.to_owned() });
         }
     }
 
@@ -159,8 +194,10 @@ impl Journal {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn append(&self, record: &Record) -> io::Result<()> {
-        let written = record.encode().and_then(|bytes| self.write(&mut self.inner(), &bytes));
+    fn append(&self, record: Record) -> io::Result<()> {
+        let written = record
+            .encode()
+            .and_then(|bytes| self.write(&mut self.inner(), &bytes, [record].into_iter()));
         let failing = written.is_err();
         if self.failing.load(Ordering::Relaxed) != failing
             && self.failing.swap(failing, Ordering::Relaxed) != failing
@@ -176,7 +213,13 @@ impl Journal {
         written
     }
 
-    fn write(&self, inner: &mut Inner, bytes: &[u8]) -> io::Result<()> {
+    /// Appends records, of which these are the bytes.
+    fn write(
+        &self,
+        inner: &mut Inner,
+        bytes: &[u8],
+        records: impl ExactSizeIterator<Item = Record>,
+    ) -> io::Result<()> {
         if inner.open.as_ref().is_some_and(|open| open.length >= ROTATE_AT) {
             inner.open = None;
         }
@@ -187,7 +230,13 @@ impl Journal {
                 let path = self.folder.join(&name);
                 let file = OpenOptions::new().append(true).create_new(true).open(path)?;
                 inner.next += 1;
-                inner.open.insert(Open { file, name, length: 0 })
+                inner.open.insert(Open {
+                    file,
+                    name,
+                    length: 0,
+                    unread: Vec::new(),
+                    unread_from: 0,
+                })
             }
         };
         // One call: what a kill leaves is the whole record or a part at the very end.
@@ -197,7 +246,12 @@ impl Journal {
             Err(error) => Err(error),
         };
         match written {
-            Ok(()) => open.length += bytes.len() as u64,
+            Ok(()) => {
+                open.appended(bytes.len(), records);
+                if open.unread.len() >= MAX_UNREAD / 2 {
+                    self.filled.notify_one();
+                }
+            }
             // A part of a record may only be at a file's end.
             Err(_) if open.file.set_len(open.length).is_err() => inner.open = None,
             Err(_) => {}
@@ -213,23 +267,45 @@ impl Journal {
         names(&self.folder)
     }
 
-    /// The next records of a file.
+    /// Waits until many records wait to be taken.
+    pub async fn filled(&self) {
+        self.filled.notified().await;
+    }
+
+    /// Takes all records of a file behind a position, if they are in memory still.
+    pub fn take(&self, name: &str, position: u64) -> Option<Chunk> {
+        let mut inner = self.inner();
+        let open = inner.open.as_mut().filter(|open| open.name == name)?;
+        if open.unread_from != position {
+            return None;
+        }
+        open.unread_from = open.length;
+        let records = std::mem::take(&mut open.unread);
+        Some(Chunk { records, position: open.length, rest: Rest::Growing })
+    }
+
+    /// Reads the next records of a file, up to those that can be taken.
     ///
     /// # Errors
     /// If it cannot be read.
     pub fn read(&self, name: &str, position: u64) -> io::Result<Chunk> {
         // Asked before it is read: what is appended meanwhile is only looked at the next time.
-        let growing = {
+        let until = {
             let inner = self.inner();
-            inner.open.as_ref().is_some_and(|open| open.name == name)
+            inner.open.as_ref().filter(|open| open.name == name).map(|open| open.unread_from)
         };
         let mut file = File::open(self.folder.join(name))?;
         file.seek(SeekFrom::Start(position))?;
+        let most = until.map_or(CHUNK, |until| until.saturating_sub(position).min(CHUNK));
         let mut bytes = Vec::new();
-        file.take(CHUNK).read_to_end(&mut bytes)?;
+        file.take(most).read_to_end(&mut bytes)?;
         let (records, read) = decode(&bytes);
-        let finished = !growing && ((bytes.len() as u64) < CHUNK || read == 0);
-        Ok(Chunk { records, position: position + read as u64, finished })
+        let rest = match until {
+            None if (bytes.len() as u64) < CHUNK || read == 0 => Rest::Nothing,
+            Some(_) if read == 0 => Rest::Growing,
+            None | Some(_) => Rest::More,
+        };
+        Ok(Chunk { records, position: position + read as u64, rest })
     }
 
     /// Deletes a file whose records are all in the database. What is behind them is a torn record; it is kept aside if it is
@@ -264,4 +340,90 @@ fn names(folder: &Path) -> io::Result<Vec<String>> {
     }
     names.sort_unstable_by_key(|name| number(name));
     Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::Pico;
+
+    fn entry(number: usize) -> Entry {
+        Entry {
+            id: format!("{number:08}"),
+            at_ms: 1,
+            key: "key".into(),
+            task: "chat-demo".parse().unwrap(),
+            prompt_tokens: 2,
+            completion_tokens: 3,
+            amount: Pico(4),
+            uid: Some(5),
+            hotkey: Some("5Ghost".into()),
+            attempts: 1,
+            streamed: false,
+        }
+    }
+
+    fn ids(chunk: &Chunk) -> Vec<String> {
+        let id = |record: &Record| match record {
+            Record::Settled(entry) | Record::Whole(entry) => entry.id.clone(),
+            Record::Opened { id, .. } | Record::Released { id } => id.clone(),
+        };
+        chunk.records.iter().map(id).collect()
+    }
+
+    fn numbered(numbers: std::ops::Range<usize>) -> Vec<String> {
+        numbers.map(|number| entry(number).id).collect()
+    }
+
+    /// A journal with so many records, and the name of its file.
+    fn journal(folder: &Path, records: usize) -> (Journal, String) {
+        let journal = Journal::open(folder, 1, 0).unwrap();
+        (0..records).for_each(|number| journal.settle(entry(number)).unwrap());
+        let name = journal.files().unwrap().pop().unwrap();
+        (journal, name)
+    }
+
+    #[test]
+    fn what_was_taken_and_did_not_get_into_the_database_is_read_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let (journal, name) = journal(folder.path(), 3);
+        let taken = journal.take(&name, 0).unwrap();
+        assert_eq!((ids(&taken), taken.rest), (numbered(0..3), Rest::Growing));
+        journal.settle(entry(3)).unwrap();
+        assert!(journal.take(&name, 0).is_none(), "what lies before was taken");
+        let read = journal.read(&name, 0).unwrap();
+        assert_eq!((ids(&read), read.rest), (numbered(0..3), Rest::More));
+        assert_eq!(ids(&journal.take(&name, read.position).unwrap()), numbered(3..4));
+        assert!(journal.take("another", 0).is_none());
+    }
+
+    #[test]
+    fn more_than_is_kept_in_memory_is_read_from_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let (journal, name) = journal(folder.path(), MAX_UNREAD + 1);
+        journal.settle(entry(MAX_UNREAD + 1)).unwrap();
+        assert!(journal.take(&name, 0).is_none());
+        let (mut all, mut position) = (Vec::new(), 0);
+        loop {
+            let chunk = journal.take(&name, position);
+            let chunk = chunk.unwrap_or_else(|| journal.read(&name, position).unwrap());
+            all.extend(ids(&chunk));
+            position = chunk.position;
+            if chunk.rest != Rest::More {
+                break;
+            }
+        }
+        assert_eq!(all, numbered(0..MAX_UNREAD + 2));
+    }
+
+    #[test]
+    fn a_file_of_an_earlier_process_has_an_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let (earlier, name) = journal(folder.path(), 2);
+        drop(earlier);
+        let journal = Journal::open(folder.path(), 1, 0).unwrap();
+        assert!(journal.take(&name, 0).is_none());
+        let read = journal.read(&name, 0).unwrap();
+        assert_eq!((ids(&read), read.rest), (numbered(0..2), Rest::Nothing));
+    }
 }

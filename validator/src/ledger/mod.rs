@@ -16,6 +16,7 @@ use crate::store::{Location, Store, StoreError};
 
 pub use csv::csv;
 pub use journal::Journal;
+use journal::Rest;
 pub use record::{Entry, Pico, Record};
 
 /// Between two imports.
@@ -82,23 +83,29 @@ impl Importer {
         for name in self.journal.files()? {
             let mut position = self.store.journal_position(&name).await?;
             loop {
-                let (journal, file) = (Arc::clone(&self.journal), name.clone());
-                let chunk = tokio::task::spawn_blocking(move || journal.read(&file, position))
-                    .await
-                    .map_err(io::Error::other)??;
+                let chunk = match self.journal.take(&name, position) {
+                    Some(chunk) => chunk,
+                    None => {
+                        let (journal, file) = (Arc::clone(&self.journal), name.clone());
+                        tokio::task::spawn_blocking(move || journal.read(&file, position))
+                            .await
+                            .map_err(io::Error::other)??
+                    }
+                };
                 if !chunk.records.is_empty() {
                     let node = self.journal.node();
                     self.store.import_records(node, &name, chunk.position, &chunk.records).await?;
                 }
                 count += chunk.records.len();
                 position = chunk.position;
-                if chunk.finished {
-                    self.journal.delete(&name, position)?;
-                    self.store.forget_journal(&name).await?;
-                    break;
-                }
-                if chunk.records.is_empty() {
-                    break;
+                match chunk.rest {
+                    Rest::More => {}
+                    Rest::Growing => break,
+                    Rest::Nothing => {
+                        self.journal.delete(&name, position)?;
+                        self.store.forget_journal(&name).await?;
+                        break;
+                    }
                 }
             }
         }
@@ -110,7 +117,11 @@ impl Importer {
     pub async fn run(self, stop: CancellationToken) {
         let mut failing = false;
         loop {
-            let stopped = tokio::time::timeout(TURN, stop.cancelled()).await.is_ok();
+            let stopped = tokio::select! {
+                () = stop.cancelled() => true,
+                () = self.journal.filled(), if !failing => false,
+                () = tokio::time::sleep(TURN) => false,
+            };
             match self.import().await {
                 Ok(_) => failing = false,
                 Err(error) if !failing => {

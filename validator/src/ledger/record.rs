@@ -24,7 +24,7 @@ pub struct Entry {
     pub amount: Pico,
     /// Of the miner that answered, where one did.
     pub uid: Option<u16>,
-    pub hotkey: Option<String>,
+    pub hotkey: Option<Arc<str>>,
     /// Miners that were asked.
     pub attempts: u32,
     pub streamed: bool,

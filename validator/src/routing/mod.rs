@@ -58,7 +58,7 @@ pub struct Route {
     pub id: ContenderId,
     pub contender: Contender,
     /// The hotkey as text, made once.
-    address: String,
+    address: Arc<str>,
     score: f64,
     quality: Option<f64>,
     live: Arc<Live>,
@@ -100,7 +100,7 @@ impl Route {
     }
 
     /// The miner's hotkey as text.
-    pub fn address(&self) -> &str {
+    pub fn address(&self) -> &Arc<str> {
         &self.address
     }
 
@@ -199,7 +199,7 @@ impl Routes {
         let ring = Ring::new(candidates.iter().map(|candidate| &candidate.id.hotkey));
         let route = |Candidate { id, contender, score, quality }: Candidate| {
             let live = known.get(&id.hotkey).map_or_else(Arc::default, |live| Arc::clone(live));
-            let address = id.hotkey.to_string();
+            let address = id.hotkey.to_string().into();
             let of_all = Arc::clone(&shared);
             Arc::new(Route { id, contender, address, score, quality, live, of_all })
         };

@@ -1,6 +1,7 @@
 //! What requests cost.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use common::money::Usd;
 use futures::TryStreamExt;
@@ -245,7 +246,7 @@ fn entry(fields: &mut Fields<'_>) -> Result<Entry, sqlx::Error> {
         completion_tokens: fields.sum()?,
         amount: Pico(fields.int()?),
         uid: u16::try_from(fields.int()?).ok(),
-        hotkey: Some(fields.text()?.to_owned()).filter(|hotkey| !hotkey.is_empty()),
+        hotkey: Some(fields.text()?).filter(|hotkey| !hotkey.is_empty()).map(Arc::from),
         attempts: fields.count()?,
         streamed: fields.flag()?,
     })
