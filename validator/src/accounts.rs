@@ -230,16 +230,20 @@ struct Pending {
     organic: bool,
 }
 
+/// An id for the check of an answer that has no name of its own.
+pub fn fresh_id(rng: &mut impl Rng) -> String {
+    format!("{:032x}", rng.random::<u128>())
+}
+
 impl UnderWay {
-    /// The outcome is known. At least the share `floor` of answers is checked, `0.0..=1.0`, under the id `check`, or one of
-    /// its own.
-    pub fn settle(
+    /// The outcome is known. At least the share `floor` of answers is checked, `0.0..=1.0`, under an id that is made then.
+    pub fn settle<R: Rng>(
         self,
         query: &Query,
         outcome: Outcome,
         floor: f64,
-        check: Option<String>,
-        rng: &mut impl Rng,
+        rng: &mut R,
+        id: impl FnOnce(&mut R) -> String,
     ) {
         let accounts = Arc::clone(&self.accounts);
         let share = accounts.suspicions.share(&self.id, floor);
@@ -252,8 +256,7 @@ impl UnderWay {
             return;
         }
         if rng.random::<f64>() < share {
-            let id = check.unwrap_or_else(|| format!("{:032x}", rng.random::<u128>()));
-            accounts.check(id, query, *served, Pending { period, organic });
+            accounts.check(id(rng), query, *served, Pending { period, organic });
         }
     }
 
@@ -374,7 +377,7 @@ mod tests {
             };
             let mut rng = ChaCha12Rng::seed_from_u64(1);
             let outcome = Outcome::Served(Box::new(served));
-            self.accounts.begin(id, 10, origin).settle(&query, outcome, 0.0, None, &mut rng);
+            self.accounts.begin(id, 10, origin).settle(&query, outcome, 0.0, &mut rng, fresh_id);
         }
     }
 

@@ -8,6 +8,7 @@ mod outcome;
 mod sessions;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -60,13 +61,28 @@ pub struct Asker {
     lags: Arc<Lags>,
 }
 
+/// Whether the user took so long to take what had come that the miner was not listened to. Times then say no longer anything
+/// about the miner.
+#[derive(Debug, Clone, Default)]
+pub struct HeldBack(Arc<AtomicBool>);
+
+impl HeldBack {
+    /// It was so.
+    pub fn note(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn was(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// When a request was sent, and what is needed to say whose fault it is if a time limit runs out.
 #[derive(Debug, Clone)]
 struct Watch {
     started: Instant,
     cut_short: bool,
-    /// The user took so long to take what had come that the miner was not listened to.
-    held_back: bool,
+    held_back: HeldBack,
     lags: Arc<Lags>,
 }
 
@@ -76,7 +92,7 @@ impl Watch {
         if self.cut_short && matches!(failure, Failure::NoFirstToken(_)) {
             return Trouble::Ours(Ours::Budget);
         }
-        if self.held_back {
+        if self.held_back.was() {
             return Trouble::Ours(Ours::SlowUser);
         }
         let held_up = self.lags.worst_since(self.started);
@@ -104,7 +120,7 @@ impl Asker {
     }
 
     /// Asks and waits for the whole answer.
-    pub async fn ask(&self, query: &Query) -> Outcome {
+    pub async fn ask(&self, query: &Arc<Query>) -> Outcome {
         let mut stream = match self.open(query).await {
             Ok(stream) => stream,
             Err(not_opened) => return not_opened.into(),
@@ -123,7 +139,7 @@ impl Asker {
     ///
     /// # Errors
     /// If the miner refuses or fails before it starts to answer.
-    pub async fn open(&self, query: &Query) -> Result<AnswerStream, NotOpened> {
+    pub async fn open(&self, query: &Arc<Query>) -> Result<AnswerStream, NotOpened> {
         let call = Call {
             miner: &query.miner,
             url: &query.url,
@@ -151,7 +167,7 @@ impl Asker {
             }
             status => return Err(NotOpened::Trouble(Failure::Status(status.as_u16()).into())),
         }
-        Ok(AnswerStream::new(response.into_body(), proof, query.clone(), watch))
+        Ok(AnswerStream::new(response.into_body(), proof, Arc::clone(query), watch))
     }
 
     /// Fetches a miner's declared capacity: the body as it came, at most 256 KiB.
@@ -189,7 +205,12 @@ impl Asker {
     }
 
     fn watch(&self, cut_short: bool) -> Watch {
-        Watch { started: Instant::now(), cut_short, held_back: false, lags: Arc::clone(&self.lags) }
+        Watch {
+            started: Instant::now(),
+            cut_short,
+            held_back: HeldBack::default(),
+            lags: Arc::clone(&self.lags),
+        }
     }
 }
 

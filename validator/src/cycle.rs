@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
-use crate::accounts::{Accounts, Origin};
+use crate::accounts::{Accounts, Origin, fresh_id};
 use crate::app::Ended;
 use crate::ask::{Asker, Query, Timeouts};
 use crate::clock::unix_ms;
@@ -316,9 +316,10 @@ impl Cycle {
             let request = tasks::synthetic::request(task, &mut rng);
             let max_tokens = request.generation.max_tokens;
             let query = query(id.hotkey, &contender, task, request.body.into(), max_tokens);
+            let query = Arc::new(query);
             let under_way = accounts.begin(id, max_tokens, Origin::Synthetic { burst });
             let outcome = asker.ask(&query).await;
-            under_way.settle(&query, outcome, task.checking.share, None, &mut rng);
+            under_way.settle(&query, outcome, task.checking.share, &mut rng, fresh_id);
             drop((place, own));
         });
     }

@@ -74,6 +74,7 @@ pub async fn serve_with<S>(
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(limits.header_timeout)
+        .writev(false)
         .max_buf_size(limits.header_bytes);
     loop {
         let accepted = tokio::select! {

@@ -5,7 +5,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::Body;
 use axum::response::Response;
 use common::openai::Kind;
 use hyper::body::Incoming;
@@ -49,7 +48,7 @@ impl Service<Request<Incoming>> for Front {
         };
         Box::pin(async move {
             let id = RequestId::of(request.headers());
-            let mut response = api.answer(kind, request.map(Body::new)).await;
+            let mut response = api.answer(kind, request).await;
             id.put_into(&mut response);
             Ok(response)
         })

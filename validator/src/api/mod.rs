@@ -15,7 +15,7 @@ pub(crate) mod usage;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::to_bytes;
+use axum::BoxError;
 use axum::extract::{Path, Request, State};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
@@ -25,6 +25,8 @@ use bytes::Bytes;
 use common::generation::{Generation, Sampling, choice_seed};
 use common::openai::{self, Asked, BadRequest, Kind};
 use futures::future::try_join_all;
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Body;
 use service::http::ApiError;
 use tasks::{Catalogue, Task, wire};
 use tracing::warn;
@@ -119,13 +121,16 @@ impl Api {
         Ok((task, asked))
     }
 
-    async fn answer(self: Arc<Self>, kind: Kind, request: Request) -> Response {
+    async fn answer<B>(self: Arc<Self>, kind: Kind, request: Request<B>) -> Response
+    where
+        B: Body<Error: Into<BoxError>>,
+    {
         // Before the body is read: strangers, and more callers than there is room for, must not fill the memory.
         let bearer = bearer(request.headers());
         let (levels, answer) = match self.gate.identify(bearer, unix_ms()) {
             Ok(admission) => {
                 let levels = admission.levels();
-                (Some(levels), self.admitted(admission, kind, request).await)
+                (Some(levels), self.admitted(admission, kind, request.into_body()).await)
             }
             Err(denied) => (self.gate.levels(bearer), Err(denied.into())),
         };
@@ -136,18 +141,24 @@ impl Api {
         response
     }
 
-    async fn admitted(
+    async fn admitted<B>(
         self: &Arc<Self>,
         admission: Admission,
         kind: Kind,
-        request: Request,
-    ) -> Result<Response, ApiError> {
-        let body =
-            tokio::time::timeout(BODY_DEADLINE, to_bytes(request.into_body(), MAX_BODY_BYTES))
-                .await
-                .map_err(|_| ApiError::too_slow())?
-                .map_err(|_| ApiError::too_large(MAX_BODY_BYTES))?;
+        body: B,
+    ) -> Result<Response, ApiError>
+    where
+        B: Body<Error: Into<BoxError>>,
+    {
+        let body = Limited::new(body, MAX_BODY_BYTES).collect();
+        let body = tokio::time::timeout(BODY_DEADLINE, body)
+            .await
+            .map_err(|_| ApiError::too_slow())?
+            .map_err(|_| ApiError::too_large(MAX_BODY_BYTES))?
+            .to_bytes();
         let (task, mut asked) = self.parse(kind, &body)?;
+        // It is a part of the connection's buffer, which can be used again now.
+        drop(body);
         if !asked.has_seed {
             // By nothing that a miner or a user could know.
             asked.generation.sampling.seed = wire::draw_seed(&mut rand::rng());
@@ -161,7 +172,7 @@ impl Api {
         let shape = Shape {
             id: id.to_string(),
             kind,
-            model: task.id.to_string(),
+            model: task.id.clone(),
             created: u64::try_from(unix_ms() / 1000).unwrap_or(0),
             logprobs: asked.logprobs,
             include_usage: asked.include_usage,
@@ -198,7 +209,7 @@ impl Api {
         if asked.n == 1 {
             return Ok(vec![race(0).await?]);
         }
-        try_join_all((0..asked.n).map(race)).await
+        Box::pin(try_join_all((0..asked.n).map(race))).await
     }
 
     /// Books what came of a query, for the miner's score and for the next choice of a miner.
@@ -216,18 +227,17 @@ impl Api {
             Outcome::Void(_) => {}
         }
         let floor = self.catalogue.task(&query.task).map_or(0.0, |task| task.checking.share);
-        let check = Some(answer.check(choice));
-        under_way.settle(&query, outcome, floor, check, &mut rand::rng());
+        under_way.settle(&query, outcome, floor, &mut rand::rng(), |_| answer.check(choice));
     }
 }
 
 /// Who answers, for the ledger.
 fn used(choices: &[Begun], streamed: bool) -> Used {
-    let first = choices.first().map(|begun| begun.asking.in_hand.route());
+    let first = choices.first().map(|begun| begun.answering.asking.in_hand.route());
     let attempts: usize = choices.iter().map(|begun| begun.attempts).sum();
     Used {
         uid: first.map(|route| route.uid().0),
-        hotkey: first.map(|route| route.address().to_owned()),
+        hotkey: first.map(|route| Arc::clone(route.address())),
         attempts: u32::try_from(attempts).unwrap_or(u32::MAX),
         streamed,
         ..Used::default()

@@ -1,20 +1,20 @@
 //! Finds a miner that answers: one after the other, and in the slow tail two at once, until a first token has come.
 
+use std::collections::VecDeque;
 use std::collections::hash_map::DefaultHasher;
+use std::future::poll_fn;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
+use std::task::Poll;
 
 use bytes::Bytes;
 use common::Hotkey;
 use common::generation::{Prompt, Role};
 use common::openai::BadRequest;
-use futures::StreamExt;
-use futures::future::BoxFuture;
-use futures::stream::FuturesUnordered;
+use futures::future::{BoxFuture, FutureExt};
 use service::http::ApiError;
 use tasks::Task;
 use tokio::time::{Instant, sleep_until};
-use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::receipts::AnswerId;
@@ -37,28 +37,27 @@ const LEAST_PREFIX_BYTES: usize = 256;
 pub(super) struct Asking {
     pub(super) answer: AnswerId,
     pub(super) choice: usize,
-    pub(super) query: Query,
+    pub(super) query: Arc<Query>,
     pub(super) under_way: UnderWay,
     pub(super) in_hand: InHand,
+}
+
+/// An answer that is under way.
+#[derive(Debug)]
+pub(super) struct Answering {
+    pub(super) asking: Asking,
+    pub(super) stream: AnswerStream,
+    /// What has come, up to the first that says something.
+    pub(super) pieces: VecDeque<Piece>,
 }
 
 /// An answer that has begun.
 #[derive(Debug)]
 pub(super) struct Begun {
-    pub(super) asking: Asking,
-    pub(super) stream: AnswerStream,
-    /// What has come, up to the first that says something.
-    pub(super) pieces: Vec<Piece>,
+    /// Boxed, as every future that it is handed on to would have to hold it.
+    pub(super) answering: Box<Answering>,
     /// How many miners were asked for it.
     pub(super) attempts: usize,
-}
-
-/// What became of one attempt.
-enum Tried {
-    Begun(Box<(Asking, AnswerStream, Vec<Piece>)>),
-    /// The miner calls the request itself wrong, with this reason.
-    Objection(Asking, BadRequest),
-    Over(Asking, Outcome),
 }
 
 /// One answer that is wanted.
@@ -73,15 +72,38 @@ pub(super) struct Race<'a> {
     pub(super) prefix: Option<u64>,
 }
 
+/// What comes of asking a miner, up to the first piece that says something.
+type Opened = Result<(AnswerStream, VecDeque<Piece>), NotOpened>;
+
+/// One miner that is asked.
+struct Attempt {
+    asking: Asking,
+    opening: BoxFuture<'static, Opened>,
+}
+
 /// The attempts of a race.
 struct Attempts {
     tried: Vec<Hotkey>,
-    running: FuturesUnordered<BoxFuture<'static, Tried>>,
-    /// Cancelled when somebody has answered.
-    won: CancellationToken,
+    /// At most [`ATTEMPTS`], and nearly always one.
+    running: Vec<Attempt>,
     /// Miners that call the request itself wrong. They are right if all that were asked say so.
     objections: Vec<(Asking, BadRequest)>,
     deadline: Instant,
+}
+
+impl Attempts {
+    /// Waits for the first that is over. Never ends if there is none.
+    async fn next(&mut self) -> (Asking, Opened) {
+        poll_fn(|cx| {
+            for index in 0..self.running.len() {
+                if let Poll::Ready(opened) = self.running[index].opening.poll_unpin(cx) {
+                    return Poll::Ready((self.running.swap_remove(index).asking, opened));
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
 }
 
 impl Race<'_> {
@@ -94,8 +116,7 @@ impl Race<'_> {
         routes.asked();
         let mut attempts = Attempts {
             tried: Vec::with_capacity(1),
-            running: FuturesUnordered::new(),
-            won: CancellationToken::new(),
+            running: Vec::with_capacity(1),
             objections: Vec::new(),
             deadline: Instant::now() + self.task.timeouts.first_token(),
         };
@@ -110,9 +131,9 @@ impl Race<'_> {
             }
             // Whether or not there is a moment for it: the branch is only polled if there is.
             let hedge = sleep_until(hedge_at.unwrap_or(attempts.deadline));
-            let tried = tokio::select! {
+            let (asking, opened) = tokio::select! {
                 biased;
-                Some(tried) = attempts.running.next() => tried,
+                over = attempts.next() => over,
                 () = hedge, if hedge_at.is_some() => {
                     hedge_at = None;
                     if routes.may_hedge() {
@@ -121,15 +142,18 @@ impl Race<'_> {
                     continue;
                 }
             };
-            match tried {
-                Tried::Begun(begun) => {
-                    let (asking, stream, pieces) = *begun;
+            match opened {
+                Ok((stream, pieces)) => {
+                    asking.in_hand.first_token(uptime());
                     let count = attempts.tried.len();
-                    self.call_off(attempts).await;
-                    return Ok(Begun { asking, stream, pieces, attempts: count });
+                    self.call_off(attempts);
+                    let answering = Box::new(Answering { asking, stream, pieces });
+                    return Ok(Begun { answering, attempts: count });
                 }
-                Tried::Objection(asking, why) => attempts.objections.push((asking, why)),
-                Tried::Over(asking, outcome) => self.api.settle(asking, outcome),
+                Err(NotOpened::Unacceptable(why)) => attempts.objections.push((asking, why)),
+                Err(not_opened @ (NotOpened::Refused | NotOpened::Trouble(_))) => {
+                    self.api.settle(asking, not_opened.into());
+                }
             }
         }
         let asked = attempts.tried.len();
@@ -161,24 +185,18 @@ impl Race<'_> {
         query.cut_short = query.timeouts.first_token < whole;
         let under_way = self.api.accounts.begin(id.clone(), self.max_tokens, Origin::Organic);
         let (answer, choice) = (self.answer, self.choice);
-        let asking = Asking { answer, choice, query, under_way, in_hand: route.begin(now) };
-        let (asker, won) = (self.api.asker.clone(), attempts.won.clone());
-        attempts.running.push(Box::pin(async move { attempt(asker, asking, won).await }));
+        let (query, in_hand) = (Arc::new(query), route.begin(now));
+        let asking = Asking { answer, choice, query, under_way, in_hand };
+        let opening = first_token(self.api.asker.clone(), Arc::clone(&asking.query)).boxed();
+        attempts.running.push(Attempt { asking, opening });
         true
     }
 
     /// Somebody has answered: ends what else is under way, each accounted as what it is.
-    async fn call_off(&self, mut attempts: Attempts) {
-        attempts.won.cancel();
-        while let Some(tried) = attempts.running.next().await {
-            match tried {
-                Tried::Over(asking, outcome) => self.api.settle(asking, outcome),
-                Tried::Objection(asking, why) => attempts.objections.push((asking, why)),
-                // At the same moment.
-                Tried::Begun(begun) => {
-                    self.api.settle(begun.0, Outcome::Void(Ours::Outrun));
-                }
-            }
+    fn call_off(&self, attempts: Attempts) {
+        for Attempt { asking, opening } in attempts.running {
+            drop(opening);
+            self.api.settle(asking, Outcome::Void(Ours::Outrun));
         }
         self.overrule(attempts.objections);
     }
@@ -197,34 +215,13 @@ impl Race<'_> {
     }
 }
 
-/// Asks one miner and waits for its first token, unless another one has won.
-async fn attempt(asker: Asker, asking: Asking, won: CancellationToken) -> Tried {
-    let result = tokio::select! {
-        biased;
-        result = first_token(&asker, &asking.query) => result,
-        () = won.cancelled() => return Tried::Over(asking, Outcome::Void(Ours::Outrun)),
-    };
-    match result {
-        Ok((stream, pieces)) => {
-            asking.in_hand.first_token(uptime());
-            Tried::Begun(Box::new((asking, stream, pieces)))
-        }
-        Err(NotOpened::Unacceptable(why)) => Tried::Objection(asking, why),
-        Err(not_opened @ (NotOpened::Refused | NotOpened::Trouble(_))) => {
-            Tried::Over(asking, not_opened.into())
-        }
-    }
-}
-
-async fn first_token(
-    asker: &Asker,
-    query: &Query,
-) -> Result<(AnswerStream, Vec<Piece>), NotOpened> {
-    let mut stream = asker.open(query).await?;
-    let mut pieces = Vec::with_capacity(1);
+/// Asks one miner and waits for its first token.
+async fn first_token(asker: Asker, query: Arc<Query>) -> Opened {
+    let mut stream = asker.open(&query).await?;
+    let mut pieces = VecDeque::with_capacity(1);
     while let Some(piece) = stream.next().await.map_err(NotOpened::Trouble)? {
         let says_something = piece.text.is_some() || piece.finish_reason.is_some();
-        pieces.push(piece);
+        pieces.push_back(piece);
         if says_something {
             break;
         }

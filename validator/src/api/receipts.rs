@@ -1,9 +1,9 @@
 //! Who answered, and whether it was verified: what users can ask later about their answers.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 use std::str::FromStr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use common::openai::Kind;
 use common::{Hotkey, TaskId, Uid};
@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::ask::Served;
 use crate::store::{CheckStanding, Store, StoreError};
 
-/// Answers that are remembered; each takes about half a kilobyte.
+/// Choices of answers that are remembered; each takes about half a kilobyte.
 const REMEMBERED: usize = 16_384;
 
 /// The name of an answer, as users see it, and of the checks of its choices.
@@ -105,15 +105,11 @@ enum Verification {
     },
 }
 
-/// An answer that was given.
-#[derive(Debug, Clone)]
-struct Given {
-    model: TaskId,
-    choices: Vec<(usize, Part)>,
-}
-
+/// A choice of an answer that was given.
 #[derive(Debug, Clone)]
 struct Part {
+    index: usize,
+    model: TaskId,
     miner: Miner,
     prompt_tokens: u32,
     completion_tokens: u32,
@@ -125,10 +121,21 @@ struct Part {
 #[derive(Debug, Default)]
 pub(super) struct Receipts(Mutex<Newest>);
 
+/// Oldest first. Every choice is written here and hardly any is asked for, so one is looked for among all names: an index of
+/// them would cost every request some misses of the processor's caches.
 #[derive(Debug, Default)]
 struct Newest {
-    of: HashMap<AnswerId, Given>,
-    order: VecDeque<AnswerId>,
+    ids: VecDeque<AnswerId>,
+    parts: VecDeque<Part>,
+}
+
+impl Newest {
+    fn of(&self, id: AnswerId) -> Vec<Part> {
+        let named = self.ids.iter().zip(&self.parts).filter(|(own, _)| **own == id);
+        let mut parts: Vec<_> = named.map(|(_, part)| part.clone()).collect();
+        parts.sort_by_key(|part| part.index);
+        parts
+    }
 }
 
 impl Receipts {
@@ -137,24 +144,25 @@ impl Receipts {
         let receipt = &served.receipt;
         let generated = &receipt.generated;
         let part = Part {
+            index: choice,
+            model: generated.task.clone(),
             miner: Miner { uid, hotkey: receipt.hotkey },
             prompt_tokens: generated.prompt_tokens,
             completion_tokens: served.tokens(),
             digest: served.digest,
             signature: receipt.signature.clone(),
         };
-        let mut given = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Newest { of, order } = &mut *given;
-        let answer = of.entry(id).or_insert_with(|| {
-            order.push_back(id);
-            Given { model: generated.task.clone(), choices: Vec::with_capacity(1) }
-        });
-        answer.choices.push((choice, part));
-        if order.len() > REMEMBERED
-            && let Some(oldest) = order.pop_front()
-        {
-            of.remove(&oldest);
+        let mut newest = self.lock();
+        if newest.ids.len() >= REMEMBERED {
+            newest.ids.pop_front();
+            newest.parts.pop_front();
         }
+        newest.ids.push_back(id);
+        newest.parts.push_back(part);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Newest> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What is known of an answer; `None` if it is not remembered.
@@ -166,14 +174,12 @@ impl Receipts {
         id: AnswerId,
         store: &Store,
     ) -> Result<Option<AnswerReceipt>, StoreError> {
-        let given = {
-            let given = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            given.of.get(&id).cloned()
-        };
-        let Some(Given { model, mut choices }) = given else { return Ok(None) };
-        choices.sort_by_key(|(index, _)| *index);
-        let mut receipts = Vec::with_capacity(choices.len());
-        for (index, part) in choices {
+        let parts = self.lock().of(id);
+        let Some(first) = parts.first() else { return Ok(None) };
+        let model = first.model.clone();
+        let mut choices = Vec::with_capacity(parts.len());
+        for part in parts {
+            let index = part.index;
             let verification = match store.check_standing(&id.check(index)).await? {
                 Some(CheckStanding::Judged(verdict)) => {
                     Verification::Checked { quality: verdict.quality, reasons: verdict.reasons }
@@ -181,7 +187,7 @@ impl Receipts {
                 Some(CheckStanding::Waiting) => Verification::Waiting,
                 None => Verification::NotChecked,
             };
-            receipts.push(ChoiceReceipt {
+            choices.push(ChoiceReceipt {
                 index,
                 miner: part.miner,
                 prompt_tokens: part.prompt_tokens,
@@ -191,7 +197,7 @@ impl Receipts {
                 verification,
             });
         }
-        Ok(Some(AnswerReceipt { id: id.to_string(), object: "receipt", model, choices: receipts }))
+        Ok(Some(AnswerReceipt { id: id.to_string(), object: "receipt", model, choices }))
     }
 }
 
@@ -270,8 +276,9 @@ mod tests {
         for number in 0..=REMEMBERED as u128 {
             receipts.remember(AnswerId::new(Kind::Chat, number), 0, Uid(1), &served);
         }
-        let given = receipts.0.lock().unwrap();
-        assert_eq!((given.of.len(), given.order.len()), (REMEMBERED, REMEMBERED));
-        assert!(!given.of.contains_key(&AnswerId::new(Kind::Chat, 0)));
+        let newest = receipts.lock();
+        assert_eq!((newest.ids.len(), newest.parts.len()), (REMEMBERED, REMEMBERED));
+        assert!(newest.of(AnswerId::new(Kind::Chat, 0)).is_empty());
+        assert_eq!(newest.of(AnswerId::new(Kind::Chat, 1)).len(), 1);
     }
 }

@@ -6,36 +6,34 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use axum::http::{HeaderName, HeaderValue, StatusCode};
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::response::Response;
 use bytes::{Bytes, BytesMut};
 use common::generation::FinishReason;
 use common::openai::{CallReader, Usage};
-use futures::future::try_join_all;
-use futures::stream;
+use futures::future::{FutureExt, try_join_all};
+use futures::stream::{self, BoxStream, SelectAll, StreamExt};
 use service::http::ApiError;
-use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
-use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 
 use super::Api;
-use super::race::{Asking, Begun};
+use super::race::{Answering, Begun};
 use super::shape::{Choice, Logprobs, Shape, Writer};
 use super::tab::Tab;
-use crate::ask::{AnswerStream, Outcome, Piece, Trouble};
+use crate::ask::{HeldBack, Outcome, Piece, Trouble};
 
 /// Proxies close connections that are silent for longer.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
-/// What a user may lag behind the miners, in pieces. Beyond that the miners wait, which is held against nobody.
-const LAG: usize = 256;
-/// A user that takes longer than this to make room is the one who is slow.
-const SLOW: Duration = Duration::from_millis(50);
+/// A user that takes longer than this to make room for more is the one who is slow. The miner waits meanwhile, which is held
+/// against nobody.
+pub(super) const SLOW: Duration = Duration::from_millis(50);
 /// Events that are ready together are sent together, up to about this many bytes.
 const FRAME_BYTES: usize = 16 << 10;
 /// Log-probabilities of one whole answer take no more memory than this; what is beyond is left out. Enough for 2,000 tokens
 /// with 20 alternatives each.
 const MAX_LOGPROBS_BYTES: usize = 8 << 20;
+const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 const MINER_UID: HeaderName = HeaderName::from_static("x-miner-uid");
 const ATTEMPTS: HeaderName = HeaderName::from_static("x-routing-attempts");
 
@@ -50,46 +48,49 @@ pub(super) struct Relay {
 }
 
 impl Relay {
-    /// Says which miners answer, and how many were asked.
-    fn miners(&self) -> [(HeaderName, HeaderValue); 2] {
-        let uids: Vec<String> = self
-            .choices
-            .iter()
-            .map(|begun| begun.asking.in_hand.route().uid().to_string())
-            .collect();
-        let attempts: usize = self.choices.iter().map(|begun| begun.attempts).sum();
+    /// Begins the response: its type, which miners answer, and how many were asked.
+    fn headers(&self, content_type: &'static str) -> HeaderMap {
+        let begun = || self.choices.iter();
+        let uids: Vec<String> =
+            begun().map(|begun| begun.answering.asking.in_hand.route().uid().to_string()).collect();
+        let attempts: usize = begun().map(|begun| begun.attempts).sum();
         let uids = HeaderValue::try_from(uids.join(",")).unwrap_or(HeaderValue::from_static(""));
-        [(MINER_UID, uids), (ATTEMPTS, HeaderValue::from(attempts))]
+        // With the limits of the key, the request's id, and what the server adds.
+        let mut headers = HeaderMap::with_capacity(14);
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        headers.insert(MINER_UID, uids);
+        headers.insert(ATTEMPTS, HeaderValue::from(attempts));
+        headers
     }
 
     /// The answer as server-sent events.
     pub(super) fn stream(self) -> Response {
-        let miners = self.miners();
+        let mut headers = self.headers("text/event-stream");
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        // Proxies such as nginx must not collect the events.
+        headers.insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
         let Self { api, shape, choices, tab } = self;
         let count = choices.len();
-        let (sender, parts) = mpsc::channel(LAG);
-        let readers = choices.into_iter().enumerate().map(|(choice, begun)| {
-            let reader = Reader { api: Arc::clone(&api), choice, logprobs: shape.logprobs };
-            AbortOnDropHandle::new(tokio::spawn(reader.run(begun, sender.clone())))
-        });
+        let reader = |(choice, begun): (_, Begun)| {
+            let (api, answering) = (Arc::clone(&api), begun.answering);
+            Reader { api, choice, logprobs: shape.logprobs, answering }.parts()
+        };
+        let held_back = choices.iter().map(|begun| begun.answering.stream.held_back()).collect();
         let sending = Sending {
             writer: shape.writer(),
             calls: (0..count).map(|choice| shape.calls(choice)).collect(),
-            parts,
-            _readers: readers.collect(),
+            parts: choices.into_iter().enumerate().map(reader).collect(),
+            held_back,
+            given: None,
             tab,
             open: count,
             usage: Some(Usage::new(0, 0)),
             stage: Stage::Opening(count),
         };
         let events = Body::from_stream(stream::unfold(sending, Sending::next));
-        let headers = [
-            (CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
-            (CACHE_CONTROL, HeaderValue::from_static("no-cache")),
-            // Proxies such as nginx must not collect the events.
-            (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
-        ];
-        (miners, headers, events).into_response()
+        let mut response = Response::new(events);
+        *response.headers_mut() = headers;
+        response
     }
 
     /// The answer as one body.
@@ -97,22 +98,21 @@ impl Relay {
     /// # Errors
     /// If a miner breaks off.
     pub(super) async fn whole(self) -> Result<Response, ApiError> {
-        let miners = self.miners();
+        let headers = self.headers("application/json");
         let Self { api, shape, choices, mut tab } = self;
-        let mut reads: Vec<_> =
-            choices.into_iter().map(|begun| whole(&api, begun, &shape)).collect();
-        let read = match (reads.pop(), reads.is_empty()) {
+        let one = |begun| whole(&api, begun, &shape);
+        let read = match <[Begun; 1]>::try_from(choices) {
             // Nearly always.
-            (Some(only), true) => vec![only.await?],
-            (last, _) => try_join_all(reads.into_iter().chain(last)).await?,
+            Ok([only]) => vec![one(only).await?],
+            Err(many) => Box::pin(try_join_all(many.into_iter().map(one))).await?,
         };
         let usage = read.iter().map(|(_, usage)| *usage).reduce(added);
         let usage = usage.unwrap_or(Usage::new(0, 0));
         tab.settle(Some(usage))?;
         let choices = read.into_iter().map(|(choice, _)| choice).collect();
-        let body = shape.whole(choices, usage);
-        let json = [(CONTENT_TYPE, HeaderValue::from_static("application/json"))];
-        Ok((miners, json, body).into_response())
+        let mut response = Response::new(Body::from(shape.whole(choices, usage)));
+        *response.headers_mut() = headers;
+        Ok(response)
     }
 }
 
@@ -124,7 +124,7 @@ fn added(one: Usage, other: Usage) -> Usage {
 
 /// Reads one miner's answer to its end and books what came of it.
 async fn whole(api: &Api, begun: Begun, shape: &Shape) -> Result<(Choice, Usage), ApiError> {
-    let Begun { asking, mut stream, pieces, .. } = begun;
+    let mut answering = begun.answering;
     let (mut logprobs, mut room) = (None, MAX_LOGPROBS_BYTES);
     let mut finish_reason = FinishReason::Stop;
     let mut take = |piece: Piece| {
@@ -134,14 +134,15 @@ async fn whole(api: &Api, begun: Begun, shape: &Shape) -> Result<(Choice, Usage)
             logprobs.get_or_insert_with(Logprobs::default).append(&more);
         }
     };
-    pieces.into_iter().for_each(&mut take);
+    answering.pieces.drain(..).for_each(&mut take);
     let trouble = loop {
-        match stream.next().await {
+        match answering.stream.next().await {
             Ok(Some(piece)) => take(piece),
             Ok(None) => break None,
             Err(trouble) => break Some(trouble),
         }
     };
+    let Answering { asking, stream, .. } = *answering;
     let outcome = match trouble {
         Some(trouble) => trouble.into(),
         None => stream.finish(),
@@ -153,7 +154,7 @@ async fn whole(api: &Api, begun: Begun, shape: &Shape) -> Result<(Choice, Usage)
             Ok((Choice { text, logprobs, finish_reason }, usage))
         }
         trouble => {
-            warn!(task = shape.model, outcome = trouble.label(), "an answer broke off");
+            warn!(task = %shape.model, outcome = trouble.label(), "an answer broke off");
             Err(broken_off())
         }
     };
@@ -181,53 +182,50 @@ enum Part {
     Broken,
 }
 
-/// Reads one miner as fast as the user takes it, and a little faster.
+/// Reads one miner as the user takes it: what the connections' buffers hold, the miner is ahead of the user.
 #[derive(Debug)]
 struct Reader {
     api: Arc<Api>,
     choice: usize,
     logprobs: bool,
+    answering: Box<Answering>,
 }
 
 impl Reader {
-    async fn run(self, begun: Begun, parts: mpsc::Sender<Part>) {
-        let Begun { asking, mut stream, pieces, .. } = begun;
-        for piece in pieces {
-            self.hand_on(piece, &parts, &mut stream).await;
-        }
+    /// All parts up to the last. Dropped before that, it cancels the miner's work.
+    fn parts(self) -> BoxStream<'static, Part> {
+        stream::unfold(Some(self), Self::next).boxed()
+    }
+
+    async fn next(reader: Option<Self>) -> Option<(Part, Option<Self>)> {
+        let mut reader = reader?;
+        let Answering { stream, pieces, .. } = &mut *reader.answering;
         let trouble = loop {
-            match stream.next().await {
-                Ok(Some(piece)) => self.hand_on(piece, &parts, &mut stream).await,
+            let next = match pieces.pop_front() {
+                Some(piece) => Ok(Some(piece)),
+                None => stream.next().await,
+            };
+            match next {
+                Ok(Some(piece)) => {
+                    let logprobs = piece.logprobs.filter(|_| reader.logprobs);
+                    let piece = Piece { logprobs, ..piece };
+                    if piece != Piece::default() {
+                        return Some((Part::Piece(reader.choice, piece), Some(reader)));
+                    }
+                }
                 Ok(None) => break None,
                 Err(trouble) => break Some(trouble),
             }
         };
-        let last = self.finish(asking, stream, trouble);
-        // Without a receiver this task is about to be dropped.
-        let _ = parts.send(last).await;
-    }
-
-    async fn hand_on(&self, piece: Piece, parts: &mpsc::Sender<Part>, stream: &mut AnswerStream) {
-        let piece = Piece { logprobs: piece.logprobs.filter(|_| self.logprobs), ..piece };
-        if piece == Piece::default() {
-            return;
-        }
-        let part = match parts.try_send(Part::Piece(self.choice, piece)) {
-            Err(mpsc::error::TrySendError::Full(part)) => part,
-            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => return,
-        };
-        let began = Instant::now();
-        let _ = parts.send(part).await;
-        if began.elapsed() > SLOW {
-            stream.was_held_back();
-        }
+        Some((reader.finish(trouble), None))
     }
 
     /// Books what came of the answer.
-    fn finish(&self, asking: Asking, stream: AnswerStream, trouble: Option<Trouble>) -> Part {
-        let task = asking.query.task.clone();
+    fn finish(self, trouble: Option<Trouble>) -> Part {
+        let Answering { asking, stream, .. } = *self.answering;
         let (outcome, last) = match trouble {
             Some(trouble) => {
+                let task = &asking.query.task;
                 warn!(%task, "an answer broke off: the miner {trouble}");
                 (trouble.into(), Part::Broken)
             }
@@ -248,13 +246,15 @@ impl Reader {
     }
 }
 
-#[derive(Debug)]
 struct Sending {
     writer: Writer,
     /// What finds the calls in each choice's text, if there may be any.
     calls: Vec<Option<CallReader>>,
-    parts: mpsc::Receiver<Part>,
-    _readers: Vec<AbortOnDropHandle<()>>,
+    parts: SelectAll<BoxStream<'static, Part>>,
+    /// Of each choice.
+    held_back: Vec<HeldBack>,
+    /// When the last events were given to the server, which asks for more as soon as it has room.
+    given: Option<Instant>,
     tab: Tab,
     /// Choices that have not ended.
     open: usize,
@@ -272,6 +272,9 @@ enum Stage {
 
 impl Sending {
     async fn next(mut self) -> Option<(Result<Bytes, Infallible>, Self)> {
+        if self.given.is_some_and(|then| then.elapsed() > SLOW) {
+            self.held_back.iter().for_each(HeldBack::note);
+        }
         let mut out = BytesMut::new();
         match self.stage {
             Stage::Closed => return None,
@@ -280,20 +283,21 @@ impl Sending {
                 (0..choices).for_each(|choice| self.writer.opening(&mut out, choice));
             }
             Stage::Relaying => {
-                match timeout(KEEP_ALIVE, self.parts.recv()).await {
+                match timeout(KEEP_ALIVE, self.parts.next()).await {
                     Err(_) => out.extend_from_slice(b": keep-alive\n\n"),
-                    // A reader that ends without a last word has been stopped with the server.
+                    // Every reader has a last word.
                     Ok(part) => self.take(&mut out, part.unwrap_or(Part::Broken)),
                 }
             }
         }
         // What is ready goes with it; nothing waits for more.
         while self.stage == Stage::Relaying && out.len() < FRAME_BYTES {
-            match self.parts.try_recv() {
-                Ok(part) => self.take(&mut out, part),
-                Err(_) => break,
+            match self.parts.next().now_or_never() {
+                Some(part) => self.take(&mut out, part.unwrap_or(Part::Broken)),
+                None => break,
             }
         }
+        self.given = Some(Instant::now());
         Some((Ok(out.freeze()), self))
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use common::TaskId;
 use common::generation::{FinishReason, Message, Role, Tools};
 use common::openai::{CallReader, Delta, Kind, Part, Usage};
 use serde::Serialize;
@@ -15,7 +16,7 @@ use crate::ask::Piece;
 pub(super) struct Shape {
     pub(super) id: String,
     pub(super) kind: Kind,
-    pub(super) model: String,
+    pub(super) model: TaskId,
     /// Unix seconds.
     pub(super) created: u64,
     /// Whether the user asked for log-probabilities; miners always send them.
@@ -59,7 +60,7 @@ impl Shape {
                 Kind::Completion => "text_completion",
             },
             created: self.created,
-            model: &self.model,
+            model: self.model.as_str(),
             choices: choices.collect(),
             usage,
         };
@@ -273,7 +274,7 @@ mod tests {
         Shape {
             id: "id-1".into(),
             kind,
-            model: "chat-demo".into(),
+            model: "chat-demo".parse().unwrap(),
             created: 1,
             logprobs: false,
             include_usage: true,

@@ -43,7 +43,8 @@ impl Tab {
             Some(usage) => (usage.prompt_tokens.into(), usage.completion_tokens.into()),
             None => (self.prompt_estimate, self.pieces),
         };
-        let used = Used { prompt_tokens, completion_tokens, ..self.used.clone() };
+        let used = std::mem::take(&mut self.used);
+        let used = Used { prompt_tokens, completion_tokens, ..used };
         reservation.settle(used, unix_ms()).map(|_| ())
     }
 }

@@ -5,8 +5,8 @@ use std::convert::Infallible;
 use std::sync::Mutex;
 
 use axum::Router as HttpRouter;
-use axum::body::Body;
 use axum::body::Bytes;
+use axum::body::{Body, to_bytes};
 use axum::http::StatusCode;
 use axum::http::header::AUTHORIZATION;
 use axum::response::{IntoResponse, Response};
@@ -22,6 +22,7 @@ use prometheus_client::registry::Registry;
 use rand::SeedableRng;
 use rand_chacha::ChaCha12Rng;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 use url::Url;
 
 use super::*;
@@ -43,6 +44,8 @@ use crate::writer::{Writer, writer};
 enum Conduct {
     /// Says "hello there" and signs for it.
     Answers,
+    /// The same, with all but the first word when [`LEAVE`] is given.
+    WaitsForLeave,
     /// Calls a function, as its text.
     Calls,
     /// Says "hello" and then reports an error.
@@ -55,6 +58,7 @@ enum Conduct {
 }
 
 const KEY: &str = "sesame-0123456789";
+static LEAVE: Semaphore = Semaphore::const_new(0);
 
 async fn miner(name: &'static str, conduct: Conduct) -> Url {
     let answer = move |body: String| async move {
@@ -93,7 +97,7 @@ fn act(name: &str, conduct: Conduct, body: &str) -> Response {
             let trouble = json!({"error": {"message": "engine died", "type": "server_error", "param": null, "code": null}});
             [chunk("hello", None), format!("data: {trouble}\n\n")].concat()
         }
-        Conduct::Answers | Conduct::Calls => {
+        Conduct::Answers | Conduct::WaitsForLeave | Conduct::Calls => {
             let generated = Generated {
                 task: "chat-demo".parse().unwrap(),
                 request_digest: request_digest(body.as_bytes()),
@@ -110,7 +114,20 @@ fn act(name: &str, conduct: Conduct, body: &str) -> Response {
                 Conduct::Calls => [r#"{"name": "clock", "#, r#""arguments": {}}"#],
                 _ => ["hello", " there"],
             };
-            [chunk(said[0], None), chunk(said[1], None), chunk("", Some("stop")), last].concat()
+            let (first, rest) = (
+                chunk(said[0], None),
+                [chunk(said[1], None), chunk("", Some("stop")), last].concat(),
+            );
+            if matches!(conduct, Conduct::WaitsForLeave) {
+                let rest = async {
+                    LEAVE.acquire().await.unwrap().forget();
+                    rest
+                };
+                let parts = once(async { first }).chain(once(rest)).map(Ok::<_, Infallible>);
+                return ([("content-type", "text/event-stream")], Body::from_stream(parts))
+                    .into_response();
+            }
+            first + &rest
         }
     };
     ([("content-type", "text/event-stream")], Body::from(stream)).into_response()
@@ -118,6 +135,7 @@ fn act(name: &str, conduct: Conduct, body: &str) -> Response {
 
 struct World {
     importer: Importer,
+    registry: Registry,
     api: Arc<Api>,
     tallies: Arc<Tallies>,
     _writer: Mutex<Writer>,
@@ -130,7 +148,8 @@ async fn world(miners: &[(&'static str, Conduct)], config: GateConfig) -> World 
     let catalogue = Arc::new(Catalogue::parse(catalogue, "tasks.toml").unwrap());
     let (folder, store) = store().await;
     let tallies = Arc::new(Tallies::default());
-    let metrics = Metrics::new(&mut Registry::default());
+    let mut registry = Registry::default();
+    let metrics = Metrics::new(&mut registry);
     let (to_check, writer) =
         writer(Arc::clone(&tallies), Arc::clone(&metrics), store.clone(), Arc::default(), 10);
     let suspicions = Arc::new(Suspicions::default());
@@ -156,7 +175,8 @@ async fn world(miners: &[(&'static str, Conduct)], config: GateConfig) -> World 
     let importer = Importer::start(Arc::clone(&journal), store.clone()).await.unwrap();
     let gate = Gate::open(config, store.clone(), journal, 1).await.unwrap();
     let api = Api::new(Arc::new(gate), catalogue, router, asker, Arc::new(accounts), store);
-    World { api: Arc::new(api), tallies, importer, _writer: Mutex::new(writer), _folder: folder }
+    let (api, writer) = (Arc::new(api), Mutex::new(writer));
+    World { api, registry, tallies, importer, _writer: writer, _folder: folder }
 }
 
 fn id(name: &str) -> ContenderId {
@@ -213,25 +233,6 @@ async fn an_answer_reaches_the_user_without_the_receipt_and_counts_for_the_miner
 }
 
 #[tokio::test]
-async fn a_stream_has_the_role_first_the_usage_near_the_end_and_done_last() {
-    let world = world(&[("Bob", Conduct::Answers)], open()).await;
-    let extra = json!({"stream": true, "stream_options": {"include_usage": true}});
-    let (_, body) = world.ask(extra, None).await;
-    let events: Vec<_> = body.lines().filter_map(|line| line.strip_prefix("data: ")).collect();
-    let parsed: Vec<Value> =
-        events.iter().filter_map(|event| serde_json::from_str(event).ok()).collect();
-    assert_eq!(parsed[0]["choices"][0]["delta"]["role"], "assistant");
-    assert_eq!(parsed.last().unwrap()["usage"]["completion_tokens"], 3);
-    assert_eq!(events.last(), Some(&"[DONE]"));
-    let text: String = parsed
-        .iter()
-        .filter_map(|event| event["choices"][0]["delta"]["content"].as_str())
-        .collect();
-    assert_eq!(text, "hello there");
-    assert!(!body.contains("receipt"), "{body}");
-}
-
-#[tokio::test]
 async fn the_next_miner_answers_when_the_first_fails() {
     let world =
         world(&[("Bob", Conduct::Status(500)), ("Charlie", Conduct::Answers)], open()).await;
@@ -283,19 +284,6 @@ async fn logprobs_reach_the_user_who_asks_for_them() {
     assert_eq!(body.matches("\"logprob\":-0.5").count(), 3, "{body}");
     let (_, body) = world.ask(json!({}), None).await;
     assert!(!body.contains("-0.5"), "{body}");
-}
-
-#[tokio::test]
-async fn an_answer_that_breaks_off_ends_with_an_error_event_and_no_second_answer() {
-    let miners = [("Bob", Conduct::BreaksOff), ("Charlie", Conduct::BreaksOff)];
-    let world = world(&miners, open()).await;
-    let (_, body) = world.ask(json!({"stream": true}), None).await;
-    let last = body.lines().rfind(|line| line.starts_with("data: ")).unwrap();
-    assert!(last.contains("\"error\""), "{body}");
-    assert_eq!(body.matches("hello").count(), 1, "{body}");
-    let failed = |name: &str| world.tally(name).failed.broken;
-    assert_eq!(failed("Bob") + failed("Charlie"), 1);
-    assert_eq!(world.ask(json!({}), None).await.0, StatusCode::BAD_GATEWAY);
 }
 
 #[tokio::test]
@@ -390,25 +378,6 @@ async fn an_answers_receipt_tells_who_gave_it() {
     assert_eq!(choice["miner"]["hotkey"], json!(Keypair::development("Bob").hotkey()));
     assert_eq!((&choice["prompt_tokens"], &choice["completion_tokens"]), (&json!(5), &json!(3)));
     assert!(choice["verification"]["state"].is_string(), "{receipt}");
-}
-
-#[tokio::test]
-async fn what_was_under_way_for_a_user_who_went_away_is_released() {
-    let world = world(&[("Bob", Conduct::FallsSilent)], open()).await;
-    let body = json!({"model": "chat-demo", "stream": true,
-                      "messages": [{"role": "user", "content": "hi"}]});
-    let request = Request::builder().method("POST").uri(Kind::Chat.path());
-    let request = request.body(Body::from(body.to_string())).unwrap();
-    let response = Arc::clone(&world.api).answer(Kind::Chat, request).await;
-    // 256 of 300 tokens are under way: one more request of 60 is refused for good reason.
-    assert_eq!(world.refuses("Bob").refused_within, 0);
-    drop(response);
-    // The reader is stopped, not waited for.
-    while world.refuses("Bob").refused_within == 0 {
-        tokio::task::yield_now().await;
-    }
-    let tally = world.tally("Bob");
-    assert_eq!((tally.asked(), tally.void), (tally.refused(), 0));
 }
 
 #[tokio::test]
@@ -538,3 +507,5 @@ async fn the_description_names_every_model_and_has_no_dangling_reference() {
         assert!(document["components"]["schemas"][name].is_object(), "{name}");
     }
 }
+
+mod streams;

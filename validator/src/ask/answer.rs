@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,7 +19,7 @@ use tokio::time::timeout_at;
 
 use super::outcome::{Failure, Outcome, Served, Trouble, whose};
 use super::sessions::Proof;
-use super::{Query, Timeouts, Watch, plain};
+use super::{HeldBack, Query, Timeouts, Watch, plain};
 use crate::lag::distorts;
 use crate::sse::{EventData, Events};
 
@@ -83,7 +84,7 @@ pub struct AnswerStream {
     body: UnsyncBoxBody<Bytes, hyper::Error>,
     events: Events,
     proof: Proof,
-    query: Query,
+    query: Arc<Query>,
     watch: Watch,
     first_token: Option<Duration>,
     received: usize,
@@ -104,7 +105,7 @@ impl AnswerStream {
     pub(super) fn new(
         body: impl Body<Data = Bytes, Error = hyper::Error> + Send + 'static,
         proof: Proof,
-        query: Query,
+        query: Arc<Query>,
         watch: Watch,
     ) -> Self {
         Self {
@@ -236,9 +237,9 @@ impl AnswerStream {
         Ok(added > 0)
     }
 
-    /// What had come was not taken for a while, so times say no longer anything about the miner.
-    pub fn was_held_back(&mut self) {
-        self.watch.held_back = true;
+    /// Where to note that what had come was not taken for a while.
+    pub fn held_back(&self) -> HeldBack {
+        self.watch.held_back.clone()
     }
 
     /// Judges the whole answer. Call it when [`next`](Self::next) has returned `None`.
@@ -284,7 +285,7 @@ impl AnswerStream {
             total,
             digest,
             receipt,
-            distorted: self.watch.held_back || distorts(held_up, total),
+            distorted: self.watch.held_back.was() || distorts(held_up, total),
         }))
     }
 }
@@ -309,8 +310,6 @@ fn is_proved(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use common::Keypair;
     use common::generation::FinishReason;
     use common::openai::Kind;
@@ -353,11 +352,11 @@ mod tests {
         let watch = Watch {
             started: Instant::now(),
             cut_short: false,
-            held_back: false,
+            held_back: HeldBack::default(),
             lags: Arc::clone(&lags),
         };
         let body = http_body_util::Full::new(Bytes::from(body)).map_err(|never| match never {});
-        let mut stream = AnswerStream::new(body, Proof::Signature, query, watch);
+        let mut stream = AnswerStream::new(body, Proof::Signature, Arc::new(query), watch);
         while stream.next().await.unwrap().is_some() {
             held_up.into_iter().for_each(|by| lags.held_up(by));
         }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use common::{Hotkey, Keypair, btauth};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HeaderValue, USER_AGENT};
+use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, USER_AGENT};
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::{Client, Error as ClientError};
@@ -83,6 +83,7 @@ impl Link {
         let http = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
+            .http1_writev(false)
             .build(connector);
         let (nonces, sessions) = (btauth::Nonces::default(), Sessions::default());
         Arc::new(Self { http, keypair, nonces, sessions })
@@ -134,20 +135,30 @@ impl Link {
             .build()
             .map_err(bad)?;
         let signed = btauth::Request { method: method.as_str(), target: path, body };
-        let request = Request::builder().method(method).uri(uri).header(USER_AGENT, AGENT);
-        let request = match proof {
-            Proof::Session(session, counter) => session
-                .headers(&signed, *counter)
-                .into_iter()
-                .fold(request, |request, (name, value)| request.header(name, value)),
+        let mut request = Request::new(Full::new(body.clone()));
+        *request.method_mut() = method.clone();
+        *request.uri_mut() = uri;
+        let headers = request.headers_mut();
+        // With what the client adds.
+        headers.reserve(8);
+        headers.insert(USER_AGENT, AGENT);
+        headers.insert(CONTENT_TYPE, JSON);
+        let mut put = |(name, value): (&'static str, String)| {
+            let value = HeaderValue::try_from(value).map_err(|error| bad(error.into()))?;
+            headers.insert(HeaderName::from_static(name), value);
+            Ok(())
+        };
+        match proof {
+            Proof::Session(session, counter) => {
+                session.headers(&signed, *counter).into_iter().try_for_each(&mut put)?;
+            }
             Proof::Signature => {
                 let nonce = self.nonces.next(unix_ns());
-                btauth::sign(&signed, &self.keypair, Some(miner), nonce)
-                    .into_iter()
-                    .fold(request, |request, (name, value)| request.header(name, value))
+                let signed = btauth::sign(&signed, &self.keypair, Some(miner), nonce);
+                signed.into_iter().try_for_each(&mut put)?;
             }
-        };
-        request.header(CONTENT_TYPE, JSON).body(Full::new(body.clone())).map_err(bad)
+        }
+        Ok(request)
     }
 
     /// Opens a session in the background, so that no request waits for it.
